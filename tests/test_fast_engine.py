@@ -1,0 +1,129 @@
+"""The fast engine is the same SGD as autograd and `torch.optim.SGD`, to rounding."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_mnist.fast_engine import FastEngine
+from lit_mnist.mlp import MLP
+
+
+def synthetic(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Images (count, 784) with most pixels black, as in MNIST, and labels that can be learnt from them."""
+    draw = torch.Generator().manual_seed(7)
+    images = torch.rand(count, 784, generator=draw, dtype=dtype)
+    images *= torch.rand(count, 784, generator=draw) < 0.2
+    labels = (images @ torch.randn(784, 10, generator=draw, dtype=dtype)).argmax(1)
+    return images, labels
+
+
+def reference(mlp: MLP, lr: float, images: Tensor, labels: Tensor, batch_size: int) -> list[Tensor]:
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=lr)
+    losses = []
+    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        loss = nn.functional.cross_entropy(mlp(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+def twins(hidden: tuple[int, ...], dtype: torch.dtype) -> tuple[MLP, MLP]:
+    torch.manual_seed(1)
+    mlp = MLP(hidden).to(dtype)
+    return mlp, copy.deepcopy(mlp)
+
+
+def farthest(one: nn.Module, other: nn.Module) -> float:
+    return max((a - b).abs().max().item() for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 32, 128])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_200_steps_equal_autograd_with_torch_sgd(
+    batch_size: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    expected, trained = twins((64, 32), dtype)
+    images, labels = synthetic(200 * batch_size, dtype)
+    expected_losses = torch.stack(reference(expected, 0.1, images, labels, batch_size))
+    losses = torch.cat(list(FastEngine(trained, 0.1).train(images, labels, batch_size)))
+    assert losses.shape == (200,)
+    assert (losses - expected_losses).abs().max() <= tolerance
+    assert farthest(expected, trained) <= tolerance
+
+
+@pytest.mark.parametrize("hidden", [(), (16,), (512, 256), (7, 5, 3)])
+def test_every_width_and_depth_with_a_ragged_last_batch(hidden: tuple[int, ...]) -> None:
+    expected, trained = twins(hidden, torch.float64)
+    images, labels = synthetic(300, torch.float64)
+    expected_losses = reference(expected, 0.5, images, labels, 32)
+    losses = torch.cat(list(FastEngine(trained, 0.5).train(images, labels, 32)))
+    assert len(losses) == 10
+    torch.testing.assert_close(losses, torch.stack(expected_losses), rtol=0, atol=1e-12)
+    assert farthest(expected, trained) <= 1e-12
+
+
+def test_each_parameter_moves_by_minus_lr_times_its_autograd_gradient() -> None:
+    differentiated, trained = twins((20, 12), torch.float64)
+    before = [parameter.detach().clone() for parameter in trained.parameters()]
+    images, labels = synthetic(9, torch.float64)
+    nn.functional.cross_entropy(differentiated(images), labels).backward()
+    list(FastEngine(trained, 0.25).train(images, labels, 9))
+    for start, after, twin in zip(before, trained.parameters(), differentiated.parameters(), strict=True):
+        assert twin.grad is not None
+        torch.testing.assert_close((start - after.detach()) / 0.25, twin.grad, rtol=0, atol=1e-14)
+
+
+def test_the_same_inputs_give_the_same_bits() -> None:
+    one, other = twins((512, 256), torch.float32)
+    images, labels = synthetic(1000, torch.float32)
+    for mlp in (one, other):
+        list(FastEngine(mlp, 0.1).train(images, labels, 8))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_stopped_between_yields_the_weights_hold_exactly_the_steps_reported() -> None:
+    expected, trained = twins((16,), torch.float64)
+    images, labels = synthetic(1000, torch.float64)
+    losses = next(FastEngine(trained, 0.1).train(images, labels, 8))
+    done = 8 * len(losses)
+    assert 0 < done < 1000
+    reference(expected, 0.1, images[:done], labels[:done], 8)
+    assert farthest(expected, trained) <= 1e-12
+
+
+def test_a_diverging_run_reports_non_finite_losses() -> None:
+    mlp, _ = twins((16,), torch.float32)
+    images, labels = synthetic(640, torch.float32)
+    losses = torch.cat(list(FastEngine(mlp, 1e30).train(images, labels, 8)))
+    assert not losses.isfinite().all()
+
+
+class Wider(MLP):
+    pass
+
+
+def refused() -> list[tuple[str, nn.Module]]:
+    frozen, mixed, replaced, half, bias_free = (MLP((4,)) for _ in range(5))
+    frozen.layers[0].weight.requires_grad_(False)
+    mixed.layers[0].double()
+    replaced.layers[0] = nn.Sequential(nn.Linear(784, 4))
+    bias_free.layers[0] = nn.Linear(784, 4, bias=False)
+    return [
+        ("not of Wider", Wider((4,))),
+        ("not of Linear", nn.Linear(784, 10)),
+        ("frozen", frozen),
+        ("dtype", mixed),
+        ("replaced", replaced),
+        ("replaced", bias_free),
+        ("not torch.float16", half.half()),
+    ]
+
+
+@pytest.mark.parametrize(("reason", "model"), refused())
+def test_refuses_a_network_whose_gradient_it_does_not_know(reason: str, model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=f"engine fast: .*{reason}.*; use the exact engine"):
+        FastEngine(model, 0.1)
