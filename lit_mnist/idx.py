@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Element types by the third byte of the file; more than one byte is stored big-endian. Source: the MNIST database's web page.
+# Element types by the third byte of the file. Source: the MNIST database's web page.
 _TYPES = {
     0x08: torch.uint8,
     0x09: torch.int8,
@@ -15,6 +15,7 @@ _TYPES = {
     0x0D: torch.float32,
     0x0E: torch.float64,
 }
+_MOST_DIMENSIONS = 8  # of any file that is meant; the format would allow 255
 
 
 def read_idx(path: Path) -> Tensor:
@@ -25,12 +26,16 @@ def read_idx(path: Path) -> Tensor:
     """
     try:
         return decode_idx(read_bytes(path))
-    except ValueError as error:
-        raise ValueError(f"{path} {error}.") from None
+    except ValueError as fault:
+        raise ValueError(f"{path} {fault}.") from None
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file; what is wrong with the file, as a `ValueError` that continues a sentence begun with its name."""
+    """The content of a file.
+
+    Raises:
+        ValueError: It cannot be read; the message continues a sentence begun with the file's name.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -43,27 +48,26 @@ def decode_idx(content: bytes) -> Tensor:
     """The tensor in the content of an uncompressed IDX file.
 
     Raises:
-        ValueError: The content is not one whole IDX file; the message continues a sentence begun with the file's name.
+        ValueError: The content is not one whole IDX file; the message continues a sentence begun with the
+            file's name.
     """
     if not content:
         raise ValueError("is empty")
     if content[:2] == b"\x1f\x8b":
         raise ValueError("is compressed by gzip where the uncompressed file is needed")
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES or content[3] == 0:
+    magic = content[:4]
+    if len(magic) < 4 or any(magic[:2]) or magic[2] not in _TYPES or not 1 <= magic[3] <= _MOST_DIMENSIONS:
         raise ValueError("is not an IDX file (its first four bytes are no IDX magic number)")
-    dtype, dimensions = _TYPES[content[2]], content[3]
-    header = 4 + 4 * dimensions
+    dtype, header = _TYPES[magic[2]], 4 + 4 * magic[3]
     if len(content) < header:
-        raise ValueError(f"ends after {len(content):,} bytes, inside its header")
+        raise ValueError(f"ends inside its header, after {len(content)} bytes")
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
     size = header + math.prod(shape) * dtype.itemsize
     if len(content) != size:
-        raise ValueError(f"has {len(content):,} bytes where its header promises {size:,} (shape {shape})")
-    if 0 in shape:
+        raise ValueError(f"has {len(content):,} bytes where its header promises {size:,}")
+    if size == header:
         return torch.empty(shape, dtype=dtype)
-    values = torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).view(-1, dtype.itemsize)
-    if dtype.itemsize > 1:
-        values = values.flip(
-            1
-        )  # big-endian to little-endian, the order of every machine that PyTorch supports
-    return values.contiguous().view(dtype).view(shape)
+    values = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
+    if dtype.itemsize > 1:  # stored big-endian; every machine that PyTorch supports is little-endian
+        values = values.view(-1, dtype.itemsize).flip(1).flatten()
+    return values.view(dtype).view(shape)

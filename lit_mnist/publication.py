@@ -1,0 +1,146 @@
+"""Putting a data set's files into a folder: from an archive on this machine, or from the network."""
+
+import contextlib
+import gzip
+import hashlib
+import http.client
+import io
+import logging
+import shutil
+import socket
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from lit_mnist.catalogue import DataSet, IdxFile
+from lit_mnist.checksums import format_sums, read_sums, sha256
+from lit_mnist.durable import write_durably
+from lit_mnist.idx import read_bytes
+
+_log = logging.getLogger("lit_mnist")
+
+_SECONDS_WITHOUT_AN_ANSWER = 30.0
+
+
+def publish(data_set: DataSet, raw: Path) -> None:
+    """Writes the files that are missing or damaged in `raw`, and `SHA256SUMS` where the catalogue lacks a sum.
+
+    Raises:
+        ValueError: There is no source for a file, or a damaged one.
+        OSError: `raw` cannot be written.
+    """
+    with _exclusive(raw.parent), contextlib.ExitStack() as stack:
+        raw.mkdir(exist_ok=True)
+        _sweep(raw)
+        recorded = read_sums(raw / "SHA256SUMS")
+        downloads: Path | None = None
+        sums: dict[str, str] = {}
+        for file in data_set.files:
+            path = raw / file.name
+            content = _from_archive(data_set, file, raw)
+            # An archive carries a published checksum, which a sum recorded by us without one does not.
+            known = file.sha256 or (sha256(content) if content else recorded.get(file.name))
+            try:
+                found = read_bytes(path)
+                file.decode(found, known)
+            except ValueError as fault:
+                if content is None:
+                    if downloads is None:
+                        downloads = stack.enter_context(_downloads(data_set, raw, f"{path} {fault}"))
+                    content = _unpack(downloads / f"{file.name}.gz", file)
+                write_durably(path, content)
+                found = content
+                if str(fault) != "is missing":
+                    _log.warning("lit_mnist: %s %s; it has been replaced.", path, fault)
+            sums[file.name] = sha256(found)
+        if any(file.sha256 is None for file in data_set.files):
+            write_durably(raw / "SHA256SUMS", format_sums(sums).encode())
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """One process at a time. The folders it made are gone again where nothing came into them."""
+    from filelock import FileLock
+
+    made = [one for one in (folder / "raw", folder, *folder.parents) if not one.exists()]
+    path = folder / ".lock"
+    lock = FileLock(path)
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # a process that found no source has just removed the folder
+            lock.acquire()
+            break
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # raised, and meant, by the first folder that is not empty
+            for one in made:
+                if one == folder:
+                    path.unlink()
+                one.rmdir()
+        lock.release()
+
+
+def _sweep(raw: Path) -> None:
+    """Removes what a process left that was killed while it wrote."""
+    for leftover in raw.glob(".*"):
+        if leftover.suffix == ".part":
+            leftover.unlink()
+        elif leftover.suffix == ".download":
+            shutil.rmtree(leftover)
+
+
+def _from_archive(data_set: DataSet, file: IdxFile, raw: Path) -> bytes | None:
+    """The file's content from a compressed copy on this machine; None where there is no such copy."""
+    name = f"{file.name}.gz"
+    if data_set.archives and data_set.archives.exists():
+        return _unpack(data_set.archives / name, file)
+    for folder in (raw, raw.parent):
+        if (folder / name).exists():
+            return _unpack(folder / name, file)
+    return None
+
+
+def _unpack(archive: Path, file: IdxFile) -> bytes:
+    """The verified content of a compressed file."""
+    try:
+        packed = read_bytes(archive)
+        if file.sha256 is None and hashlib.md5(packed, usedforsecurity=False).hexdigest() != file.archive_md5:
+            raise ValueError("is not the published archive (its MD5 is not the right one)")
+        try:
+            content = gzip.GzipFile(fileobj=io.BytesIO(packed)).read(
+                file.size + 1
+            )  # bounded, whatever it expands to
+        except (OSError, EOFError, zlib.error):
+            raise ValueError("is a damaged archive") from None
+        file.decode(content, file.sha256)
+    except ValueError as fault:
+        raise ValueError(f"{archive} {fault}; replace it or remove it.") from None
+    return content
+
+
+@contextlib.contextmanager
+def _downloads(data_set: DataSet, raw: Path, need: str) -> Iterator[Path]:
+    """A temporary folder with the data set's compressed files, fetched by torchvision, which checks their MD5."""
+    with tempfile.TemporaryDirectory(dir=raw, prefix=".", suffix=".download") as folder:
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_SECONDS_WITHOUT_AN_ANSWER)
+        try:
+            import torchvision.datasets
+
+            with contextlib.redirect_stdout(sys.stderr):
+                for train in (True, False):
+                    getattr(torchvision.datasets, data_set.name)(folder, train=train, download=True)
+        except (ImportError, OSError, RuntimeError, http.client.HTTPException) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{need}, and {data_set.name} could not be downloaded ({reason}); "
+                f"put its four files, compressed or not, into {raw} (source: {data_set.source})."
+            ) from None
+        finally:
+            socket.setdefaulttimeout(timeout)
+        yield Path(folder) / data_set.name / "raw"
