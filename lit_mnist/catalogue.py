@@ -43,8 +43,8 @@ class IdxFile:
         """Images uint8 (N, 28, 28), or labels int64 (N,) in 0..9, from the content of this file.
 
         Raises:
-            ValueError: It is another file or a damaged one, or its SHA-256 is another one (None: not compared).
-                The message continues a sentence begun with the file's name.
+            ValueError: It is another file or a damaged one, or its SHA-256 differs (None: not compared). The
+                message continues a sentence begun with the file's name.
         """
         values = decode_idx(content)
         if values.shape != self.shape or values.dtype != self.dtype:

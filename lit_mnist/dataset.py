@@ -1,8 +1,8 @@
 """A data set's files in a folder of this machine: put there, verified, decoded.
 
-The layout is torchvision's, `<root>/<name>/raw/<file>`: a folder that torchvision filled is used as it is, and
-torchvision reads one filled here. Every file is compared with its SHA-256 at every load. The sums that the catalogue
-does not know stand in `SHA256SUMS` beside the files, written when the files were.
+The layout is torchvision's, `<root>/<name>/raw/<file>`: a folder that torchvision filled is used as it is,
+and torchvision reads one filled here. Every file is compared with its SHA-256 at every load. The sums that
+the catalogue does not know stand in `SHA256SUMS` beside the files, written when the files were.
 """
 
 import contextlib
@@ -30,18 +30,19 @@ __all__ = [
     "read_idx",
 ]
 
-DEFAULT_ROOT = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lit_mnist"
+DEFAULT_ROOT = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lit_mnist"
 
 _log = logging.getLogger("lit_mnist")
 
 
 def prepare(name: str, root: Path) -> None:
-    """Makes `<root>/<name>/raw` hold the data set's four files, whole and verified; where it does, writes nothing.
+    """Makes `<root>/<name>/raw` hold the data set's four files, verified; where it does, writes nothing.
 
     MNIST comes out of this package. The others come from the folder where Debian's package has them, from
-    `<file>.gz` in that folder or the one above it, or else through torchvision from the network. A damaged file is
-    replaced, with a warning in the log `lit_mnist` (on stderr, unless the program sets up logging otherwise). Any
-    number of processes may call this at once and be killed at any moment: a file is there whole or not at all.
+    `<file>.gz` in `raw` or the folder above it, or else through torchvision from the network. A damaged file
+    is replaced, with a warning in the log `lit_mnist` (on stderr, unless the program sets up logging
+    otherwise). Any number of processes may call this at once and be killed at any moment: a file is there
+    whole or not at all.
 
     Raises:
         ValueError: The name is unknown, `root` cannot be read or written, or there is no source for a file.
@@ -65,8 +66,8 @@ def prepare(name: str, root: Path) -> None:
 def load(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
     """The images, uint8 (N, 28, 28), 0 background to 255 ink, and labels, int64 (N,) in 0..9, of a split.
 
-    The bytes are compared with their SHA-256 sums here, so that whatever happened to the files since `prepare` is
-    noticed.
+    The bytes are compared with their SHA-256 sums here, so that whatever happened to the files since
+    `prepare` is noticed.
 
     Args:
         name: Of the data set, a key of `DATASETS`.

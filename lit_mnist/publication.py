@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import http.client
+import importlib
 import io
 import logging
 import shutil
@@ -25,7 +26,7 @@ _SECONDS_WITHOUT_AN_ANSWER = 30.0
 
 
 def publish(data_set: DataSet, raw: Path) -> None:
-    """Writes the files that are missing or damaged in `raw`, and `SHA256SUMS` where the catalogue lacks a sum.
+    """Writes what is missing or damaged in `raw`, and `SHA256SUMS` where the catalogue lacks a sum.
 
     Raises:
         ValueError: There is no source for a file, or a damaged one.
@@ -37,6 +38,7 @@ def publish(data_set: DataSet, raw: Path) -> None:
         recorded = read_sums(raw / "SHA256SUMS")
         downloads: Path | None = None
         sums: dict[str, str] = {}
+        unproven: list[str] = []
         for file in data_set.files:
             path = raw / file.name
             content = _from_archive(data_set, file, raw)
@@ -54,9 +56,15 @@ def publish(data_set: DataSet, raw: Path) -> None:
                 found = content
                 if str(fault) != "is missing":
                     _log.warning("lit_mnist: %s %s; it has been replaced.", path, fault)
+            else:
+                if known is None:
+                    unproven.append(file.name)
             sums[file.name] = sha256(found)
         if any(file.sha256 is None for file in data_set.files):
             write_durably(raw / "SHA256SUMS", format_sums(sums).encode())
+        if unproven:
+            names = ", ".join(unproven)
+            _log.warning("lit_mnist: %s: nothing to compare %s with; taken as found from now on.", raw, names)
 
 
 @contextlib.contextmanager
@@ -125,16 +133,15 @@ def _unpack(archive: Path, file: IdxFile) -> bytes:
 
 @contextlib.contextmanager
 def _downloads(data_set: DataSet, raw: Path, need: str) -> Iterator[Path]:
-    """A temporary folder with the data set's compressed files, fetched by torchvision, which checks their MD5."""
+    """A temporary folder with the data set's archives, fetched by torchvision, which checks their MD5."""
     with tempfile.TemporaryDirectory(dir=raw, prefix=".", suffix=".download") as folder:
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(_SECONDS_WITHOUT_AN_ANSWER)
         try:
-            import torchvision.datasets
-
+            datasets = importlib.import_module("torchvision.datasets")  # optional, and slow to import
             with contextlib.redirect_stdout(sys.stderr):
                 for train in (True, False):
-                    getattr(torchvision.datasets, data_set.name)(folder, train=train, download=True)
+                    getattr(datasets, data_set.name)(folder, train=train, download=True)
         except (ImportError, OSError, RuntimeError, http.client.HTTPException) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
