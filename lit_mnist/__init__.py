@@ -1,0 +1,33 @@
+"""lit_mnist: a multilayer perceptron on MNIST with PyTorch Lightning, and what the learning rate and the batch size do to it."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lit_mnist.data import MNISTDataModule
+    from lit_mnist.lit_mlp import Diverged, LitMLP
+    from lit_mnist.mlp import MLP
+    from lit_mnist.predict import predict_images
+
+__version__ = "1.0.0"
+
+_HOMES = {
+    "Diverged": "lit_mnist.lit_mlp",
+    "LitMLP": "lit_mnist.lit_mlp",
+    "MLP": "lit_mnist.mlp",
+    "MNISTDataModule": "lit_mnist.data",
+    "predict_images": "lit_mnist.predict",
+}
+
+__all__ = ["MLP", "Diverged", "LitMLP", "MNISTDataModule", "__version__", "predict_images"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: torch and Lightning take seconds that `--version` need not."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,7 @@
+"""`python -m lit_mnist`."""
+
+import sys
+
+from lit_mnist.cli import main
+
+sys.exit(main())

@@ -1,0 +1,120 @@
+"""TensorBoard event files: only what was asked for, no duplicate after a restart, never a reason to stop training."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from typing_extensions import override
+
+P = ParamSpec("P")
+
+
+def _never_fatal(method: Callable[Concatenate["EventLog", P], None]) -> Callable[Concatenate["EventLog", P], None]:
+    """A curve that cannot be written (full disk, folder gone) is worth one warning, not the run."""
+
+    @wraps(method)
+    def guarded(self: "EventLog", *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.broken:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # the writer's thread hands on whatever it met
+            self.broken = True
+            rank_zero_warn(f"TensorBoard's event file cannot be written any more ({error}); training goes on without it.")
+
+    return guarded
+
+
+class EventLog(TensorBoardLogger):
+    """Writes scalars, images and the HPARAMS entry into the run folder itself.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False)
+        self.folder = folder
+        self.broken = False
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing at the start of a run: an entry without results would stay in the table beside the one with them."""
+
+    @override
+    @rank_zero_only
+    @_never_fatal
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        for tag, value in metrics.items():
+            self.experiment.add_scalar(tag, value, step)
+
+    @override
+    @rank_zero_only
+    def save(self) -> None:
+        """Nothing after each point: the Trainer calls this for every one, and the writer flushes by itself."""
+
+    @rank_zero_only
+    @_never_fatal
+    def flush(self) -> None:
+        """Puts every point logged so far into the file."""
+        self.experiment.flush()
+
+    @rank_zero_only
+    @_never_fatal
+    def log_result(self, hyperparameters: dict[str, Any], results: dict[str, float]) -> None:
+        """One row of the HPARAMS table; `results` are tags of scalars that were logged."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for summary in hparams(hyperparameters, results):
+            self.experiment._get_file_writer().add_summary(summary)
+
+    @rank_zero_only
+    @_never_fatal
+    def log_figure(self, tag: str, figure: Any, step: int) -> None:
+        """A matplotlib figure in the image tab."""
+        self.experiment.add_figure(tag, figure, step)
+
+    @override
+    def finalize(self, status: str) -> None:
+        """Flushes only: the results are logged after the Trainer is done with its loggers."""
+        self.flush()
+
+    @rank_zero_only
+    @_never_fatal
+    def close(self) -> None:
+        """Ends the event file; nothing can be logged after it."""
+        self.experiment.close()
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The event files of a run, oldest first."""
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
+def event_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each event file: with a checkpoint, the mark up to which its run had been logged."""
+    return {path.name: path.stat().st_size for path in event_files(folder)}
+
+
+def rewind_events(source: Path, folder: Path, sizes: Mapping[str, int]) -> None:
+    """Leaves in `folder` what `source` had logged at a checkpoint, so that what is trained again is not logged twice.
+
+    Args:
+        source: The run folder of the checkpoint; may be `folder` itself.
+        folder: The run folder to go on in.
+        sizes: What `event_sizes` said at the checkpoint.
+    """
+    for name in sizes:
+        if source != folder and (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+    for path in event_files(folder):
+        if path.name not in sizes:
+            path.unlink()
+        elif path.stat().st_size > sizes[path.name]:
+            with path.open("r+b") as file:
+                file.truncate(sizes[path.name])

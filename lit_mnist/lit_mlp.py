@@ -1,0 +1,257 @@
+"""The training system: loss, accuracy, plain SGD, many SGD steps per call of the Trainer."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, cast
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_mnist.block import Batch, Block, BlockLoader
+from lit_mnist.fast_engine import FastEngine
+from lit_mnist.mlp import CLASSES, MLP
+from lit_mnist.position import count_sgd_steps, restore_position, save_position
+
+Engine = Literal["exact", "fast"]
+ImagesAndLabels = tuple[Tensor, Tensor]
+CHECKPOINT_FORMAT = 1
+
+
+class Diverged(FloatingPointError):
+    """The training loss became infinite or NaN.
+
+    Attributes:
+        epoch: 1-based epoch of the first batch whose loss is not finite.
+        step: 1-based SGD step of it, counted over the run.
+    """
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the training loss is not finite any more at step {step}, in epoch {epoch}.")
+        self.epoch = epoch
+        self.step = step
+
+
+def _measures(prefix: str | None = None) -> MetricCollection:
+    """Mean loss (nats) and accuracy (fraction) over all images, however they are batched and shared among processes."""
+    loss, accuracy = MeanMetric(nan_strategy="disable"), MulticlassAccuracy(CLASSES, average="micro")
+    return MetricCollection({"loss": loss, "accuracy": accuracy}, prefix=prefix)
+
+
+class LitMLP(pl.LightningModule):
+    """MLP 784-512-256-10 trained with cross-entropy and plain SGD: no momentum, no decay, no schedule.
+
+    Logs `train/loss` (nats; the mean of the epoch's batch losses, against the epoch, 1-based), `train/loss_step` (mean over a
+    block, against the SGD step), `val/loss` and `val/accuracy` (fraction), `test/loss` and `test/accuracy`.
+
+    Args:
+        lr: Learning rate of SGD, above 0.
+        hidden: Width of each hidden layer, in neurons.
+        engine: exact: autograd and torch.optim.SGD, the same bits as a plain PyTorch loop. fast: the backward pass written
+            out by hand, the same SGD rounded differently.
+        seed: Draw the initial weights from this seed; null: from the global random state.
+
+    Raises:
+        ValueError: lr, hidden or engine is out of range.
+        Diverged: In `training_step`, at the latest one block after the loss stopped being finite.
+    """
+
+    accepts_blocks = True
+
+    def __init__(
+        self,
+        lr: float = 0.1,
+        hidden: Sequence[int] = (512, 256),
+        engine: Engine = "exact",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < lr < float("inf"):
+            raise ValueError(f"lr must be above 0 and finite, not {lr}.")
+        if engine not in ("exact", "fast"):
+            raise ValueError(f"engine must be exact or fast, not {engine}.")
+        self.lr = lr
+        self.engine = engine
+        self.seed = seed
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self.mlp = MLP(hidden)
+        self.save_hyperparameters({"lr": lr, "hidden": list(hidden), "engine": engine, "seed": seed})
+        # The Trainer's automatic optimization is one SGD step per training_step, and each of those costs it 2 ms.
+        self.automatic_optimization = False
+        self.stop_requested = False  # set by a signal handler, say: leave the block after the current SGD step
+        self.batch_losses: list[Tensor] = []  # of the epoch so far: one (n,) tensor per block
+        self.epoch_loss = float("nan")  # nats, of the last epoch that ended
+        self._restored_steps_per_epoch: int | None = None
+        self.val_measures = _measures("val/")
+        self.test_measures = _measures("test/")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 1, 28, 28) or (N, 784) in [0, 1] -> logits (N, 10)."""
+        return cast(Tensor, self.mlp(images))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD; `fused` computes the same bits in one call instead of one per parameter."""
+        return torch.optim.SGD(self.mlp.parameters(), lr=self.lr, fused=True)
+
+    def check_trainer(self, trainer: pl.Trainer) -> None:
+        """Makes sure that the engine can work under this Trainer.
+
+        Raises:
+            ValueError: The fast engine was asked for where it does not apply.
+        """
+        if self.engine == "exact":
+            return
+        FastEngine(self.mlp, self.lr)
+        if trainer.world_size > 1:
+            raise ValueError(f"engine fast works on one device, not on {trainer.world_size}; use the exact engine.")
+        if trainer.precision not in ("32-true", "64-true"):
+            raise ValueError(f"engine fast computes in 32-true or 64-true, not {trainer.precision}; use the exact engine.")
+
+    def on_fit_start(self) -> None:
+        self.check_trainer(self.trainer)
+        (optimizer,) = self.trainer.optimizers
+        plain = torch.optim.SGD([torch.empty(0)], lr=self.lr, fused=True).defaults
+        if self.engine == "fast" and (type(optimizer) is not torch.optim.SGD or optimizer.defaults != plain):
+            raise ValueError("engine fast replaces plain SGD only, and this model configures another optimizer.")
+
+    def on_train_start(self) -> None:
+        restore_position(self.trainer, self._restored_steps_per_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        self.batch_losses = []
+
+    def training_step(self, batch: Block | ImagesAndLabels, batch_idx: int) -> None:
+        """Performs the SGD steps of a block, or the single one of an ordinary (images, labels) batch."""
+        block = batch if isinstance(batch, Block) else Block.of_one_batch(*batch)
+        block.images = block.images.to(self.mlp.layers[0].weight.dtype)
+        engine = self._exact_steps if self.engine == "exact" else self._fast_steps
+        losses = []
+        for loss in engine(block):
+            losses.append(loss)
+            if self.stop_requested or self.trainer.global_step == self.trainer.max_steps:
+                break
+        self._finish_block(block, self.trainer.strategy.reduce(torch.cat(losses), reduce_op="mean"))
+
+    def _exact_steps(self, block: Block) -> Iterator[Tensor]:
+        optimizer = cast(LightningOptimizer, self.optimizers())
+        for batch in block:
+            optimizer.zero_grad()
+            logits = self.mlp(batch.images)
+            if batch.weight == 1:
+                loss = F.cross_entropy(logits, batch.labels)
+            else:  # the sum, because a device without an image has no mean
+                share = batch.weight / max(1, len(batch.labels))
+                loss = F.cross_entropy(logits, batch.labels, reduction="sum") * share
+            self.manual_backward(loss)
+            optimizer.step()
+            if torch.is_autocast_enabled(self.device.type):
+                torch.clear_autocast_cache()  # it holds the weights as they were before this step
+            yield loss.detach().view(1)
+
+    def _fast_steps(self, block: Block) -> Iterator[Tensor]:
+        for losses in FastEngine(self.mlp, self.lr).train(block.images.flatten(1), block.labels, block.sizes[0]):
+            block.drawn += len(losses)
+            count_sgd_steps(self.trainer, len(losses))
+            yield losses
+
+    def _finish_block(self, block: Block, losses: Tensor) -> None:
+        self.batch_losses.append(losses)
+        self._stop_if_diverged(losses)
+        self._log_block(block, losses)
+
+    def _stop_if_diverged(self, losses: Tensor) -> None:
+        finite = losses.isfinite()
+        if not finite.all():
+            first = int(finite.int().argmin())
+            raise Diverged(self.trainer.current_epoch + 1, self.trainer.global_step - len(losses) + first + 1)
+
+    def _log_block(self, block: Block, losses: Tensor) -> None:
+        step, every = self.trainer.global_step, max(1, self.trainer.log_every_n_steps)
+        if not block.is_drawn or step // every == (step - len(losses)) // every:
+            return
+        if block.first % block.grid:  # the rest of a block that was begun before a restart: log it whole
+            losses = torch.cat(self.batch_losses)[block.first // block.grid * block.grid :]
+        mean = losses.mean().item()
+        self.log("loss", mean, prog_bar=True, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss_step": mean}, step=step)
+
+    def on_train_epoch_end(self) -> None:
+        self.epoch_loss = torch.cat(self.batch_losses).double().mean().item()
+        self._log_against_epoch({"train/loss": self.epoch_loss})
+
+    def validation_step(self, batch: ImagesAndLabels, batch_idx: int) -> None:
+        self._measure(self.val_measures, batch)
+        self._log_against_epoch(dict(self.val_measures.items()))
+
+    def test_step(self, batch: ImagesAndLabels, batch_idx: int) -> None:
+        self._measure(self.test_measures, batch)
+        self.log_dict(dict(self.test_measures.items()))
+
+    def predict_step(self, batch: ImagesAndLabels, batch_idx: int) -> Tensor:
+        """Images (n, 1, 28, 28) with or without labels -> probabilities (n, 10)."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return self(images).softmax(1)
+
+    def _measure(self, measures: MetricCollection, batch: ImagesAndLabels) -> None:
+        images, labels = batch
+        logits = self(images.to(self.mlp.layers[0].weight.dtype)).float()
+        measures["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
+        measures["accuracy"].update(logits, labels)
+
+    def _log_against_epoch(self, metrics: dict[str, Any]) -> None:
+        # A metric called `step` is what the Trainer takes for the loggers' x axis.
+        self.log_dict({**metrics, "step": float(self.trainer.current_epoch + 1)}, on_step=False, on_epoch=True)
+
+    @torch.inference_mode()
+    def evaluate(self, batches: Iterable[ImagesAndLabels]) -> dict[str, float]:
+        """Measures loss (nats) and accuracy (fraction) over all images of `batches`, each once, in eval mode.
+
+        Args:
+            batches: (images (n, 1, 28, 28) in [0, 1], labels (n,)) on this module's device; under several processes, each
+                one's share. Every process must call this.
+        """
+        measures, images = _measures().to(self.device), SumMetric().to(self.device)
+        training = self.training
+        self.eval()
+        for batch in batches:
+            self._measure(measures, batch)
+            images.update(len(batch[1]))
+        self.train(training)
+        total, values = round(images.compute().item()), measures.compute()
+        # float32 holds a fraction of 60,000 to within 1e-7: the number of right answers is recovered exactly
+        return {"loss": values["loss"].item(), "accuracy": round(values["accuracy"].item() * total) / total}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        losses = torch.cat(self.batch_losses).cpu() if self.batch_losses else torch.empty(0)
+        checkpoint["lit_mnist"] = {"format": CHECKPOINT_FORMAT, "batch_losses": losses, "steps_per_epoch": None}
+        save_position(self.trainer, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the losses of the epoch so far.
+
+        Raises:
+            ValueError: To go on would change the experiment.
+        """
+        if self._trainer is None or self.trainer.state.fn != "fit":
+            return
+        self.check_same_experiment(checkpoint["hyper_parameters"])
+        state = checkpoint["lit_mnist"]
+        self.batch_losses = [state["batch_losses"].to(self.device)]
+        self._restored_steps_per_epoch = state["steps_per_epoch"]
+
+    def check_same_experiment(self, hyper_parameters: dict[str, Any]) -> None:
+        """Compares with those of the run to continue; the engine may change, for the checkpoints are the same.
+
+        Raises:
+            ValueError: One of them differs.
+        """
+        for name in ("lr", "hidden", "seed"):
+            ours, theirs = self.hparams[name], hyper_parameters[name]
+            if ours != theirs:
+                raise ValueError(f"{name} is {ours}, but the run to continue was trained with {theirs}.")

@@ -1,0 +1,64 @@
+"""Where a run stands, in the Trainer's own counters: made unambiguous when saved, put right when a run goes on.
+
+The SGD steps done decide everything: epoch and step within it are their quotient and remainder by the steps per epoch. The
+Trainer (pytorch-lightning 2.6) counts blocks and hooks instead, and restores other things depending on the hook it was saved
+in; so a checkpoint of ours always holds one and the same form, whichever hook it was taken in.
+"""
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+from lit_mnist.block import BlockLoader
+
+COUNTERS = ("ready", "started", "processed", "completed")
+
+
+def count_sgd_steps(trainer: pl.Trainer, steps: int) -> None:
+    """Counts SGD steps that were not made through the Trainer's optimizer wrapper."""
+    total = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+    total.ready += steps
+    total.completed += steps
+
+
+def save_position(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Rewrites the loop counters in `checkpoint` from the number of SGD steps done."""
+    loader = trainer.train_dataloader
+    if not isinstance(loader, BlockLoader):
+        return
+    epoch, step = divmod(trainer.global_step, loader.steps_per_epoch)
+    begun = epoch + (step > 0)
+    fit_loop = checkpoint["loops"]["fit_loop"]
+    for scope in ("total", "current"):
+        fit_loop["epoch_progress"][scope].update(ready=begun, started=begun, processed=epoch, completed=epoch)
+    blocks = step // loader.steps_per_block
+    fit_loop["epoch_loop.batch_progress"] = {
+        "total": dict.fromkeys(COUNTERS, blocks),
+        "current": dict.fromkeys(COUNTERS, blocks),
+        "is_last_batch": False,
+    }
+    checkpoint["epoch"] = epoch
+    checkpoint["lit_mnist"]["steps_per_epoch"] = loader.steps_per_epoch
+
+
+def restore_position(trainer: pl.Trainer, steps_per_epoch: int | None) -> None:
+    """Adapts the restored counters to the loader at hand, whose blocks may be of another size than those of the saved run.
+
+    Args:
+        trainer: About to start training.
+        steps_per_epoch: What `save_position` found; None in a run that starts at the beginning.
+
+    Raises:
+        ValueError: An epoch has another number of SGD steps now.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, BlockLoader):
+        return
+    loader.limit_blocks(int(trainer.num_training_batches))
+    if steps_per_epoch not in (None, loader.steps_per_epoch):
+        raise ValueError(
+            f"an epoch has {loader.steps_per_epoch} SGD steps now, but {steps_per_epoch} in the run to continue."
+        )
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    for counter in COUNTERS:
+        setattr(current, counter, loader.step // loader.steps_per_block)

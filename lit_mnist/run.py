@@ -1,0 +1,151 @@
+"""One run from its configuration to its result: claim a folder, train or go on, finish the record."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from lit_mnist.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.event_log import EventLog, rewind_events
+from lit_mnist.lit_mlp import Diverged, LitMLP
+from lit_mnist.provenance import versions
+from lit_mnist.record import RunRecord
+from lit_mnist.result import finish
+from lit_mnist.run_folder import Config, RunFolder, claim_run_folder
+from lit_mnist.signals import stop_at_once
+
+LOGS = Path("logs")
+
+
+@dataclass
+class Run:
+    """What a run is made of.
+
+    Attributes:
+        name: Of its configuration.
+        model, data, trainer: Made from the configuration, not yet used.
+        record: Among the trainer's callbacks.
+        config: Resolved configuration, as plain values.
+        command: A command line that does the run again.
+        run_dir: The folder asked for; empty: one below `logs/`.
+        ckpt_path: What to go on with: a run folder, a checkpoint file, or "last"; None: what the folder holds.
+        logs_events: Write TensorBoard event files.
+    """
+
+    name: str
+    model: LitMLP
+    data: MNISTDataModule
+    trainer: pl.Trainer
+    record: RunRecord
+    config: Config
+    command: str
+    run_dir: str
+    ckpt_path: str | None
+    logs_events: bool
+
+
+def train(run: Run) -> Config:
+    """Trains the run, or goes on with it, and writes its record.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        ValueError: The run cannot be what was asked for; nothing is left behind that was not there before.
+    """
+    run.model.check_trainer(run.trainer)
+    folder, start = _claim(run)
+    fresh = not folder.config_path.exists()
+    try:
+        run.data.prepare_data()
+        run.data.setup()
+        if start is not None:
+            _check_same_experiment(run, start)
+        diverged = _fit(run, folder, start)
+        return finish(run, folder, diverged)
+    except (ValueError, MisconfigurationException) as mistake:
+        if fresh and not list_checkpoints(folder.path):
+            folder.clear()
+        raise ValueError(" ".join(str(mistake).split())) from None
+    finally:
+        folder.unlock()
+
+
+def _claim(run: Run) -> tuple[RunFolder, Path | None]:
+    """The folder to work in, locked, and the checkpoint to begin with."""
+    parent = LOGS / run.name
+    named = run.run_dir or _folder_to_go_on_in(run.ckpt_path, parent)
+    if named:
+        folder = RunFolder(Path(named))
+        if folder.is_finished:
+            raise ValueError(f"{folder.path} holds a finished run; choose another --run_dir, or remove the folder.")
+        if not folder.lock():
+            raise ValueError(f"{folder.path}: another process is training there.")
+    else:
+        folder = claim_run_folder(parent, run.config)
+    try:
+        if run.ckpt_path and run.ckpt_path != "last":
+            return folder, find_checkpoint(Path(run.ckpt_path))
+        return folder, find_checkpoint(folder.path) if list_checkpoints(folder.path) else None
+    except ValueError:
+        folder.unlock()
+        raise
+
+
+def _folder_to_go_on_in(ckpt_path: str | None, parent: Path) -> str | None:
+    """The unfinished run that `--ckpt_path` names, if it names one."""
+    if ckpt_path == "last":
+        unfinished = [run for run in parent.glob("*") if list_checkpoints(run) and not RunFolder(run).is_finished]
+        if not unfinished:
+            raise ValueError(f"--ckpt_path last: {parent} holds no unfinished run with a checkpoint.")
+        return str(max(unfinished, key=lambda run: list_checkpoints(run)[0].stat().st_mtime))
+    if ckpt_path and Path(ckpt_path).is_dir() and not RunFolder(Path(ckpt_path)).is_finished:
+        return ckpt_path
+    return None
+
+
+def _check_same_experiment(run: Run, start: Path) -> None:
+    checkpoint = read_checkpoint(start)
+    run.model.check_same_experiment(checkpoint["hyper_parameters"])
+    run.data.load_state_dict(checkpoint["MNISTDataModule"])
+    begun = checkpoint["callbacks"]["RunRecord"]
+    for what, before, now in (
+        ("threads", begun["threads"], torch.get_num_threads()),
+        ("versions", begun["versions"], versions()),
+    ):
+        if before != now:
+            print(
+                f"lit_mnist: the run was begun with {what} {before} and goes on with {now}: "
+                "its bits may differ from those of an uninterrupted run.",
+                file=sys.stderr,
+            )
+
+
+def _fit(run: Run, folder: RunFolder, start: Path | None) -> Diverged | None:
+    """Trains to the end; returns how the loss diverged, if it did."""
+    event_sizes: dict[str, int] = {}
+    source = folder.path
+    if start is not None:
+        checkpoint = read_checkpoint(start)
+        event_sizes = checkpoint["callbacks"]["RunRecord"]["event_sizes"]
+        source = start.parent.parent
+        print(f"going on with {source} after {checkpoint['global_step']} SGD steps")
+        for newer in list_checkpoints(folder.path):
+            if newer > folder.checkpoint_path(checkpoint["global_step"]):
+                newer.unlink()  # damaged, or it would have been the one to go on with
+    folder.write_config(run.config)
+    rewind_events(source, folder.path, event_sizes)
+    run.record.open(folder, EventLog(folder.path) if run.logs_events else None)
+    if run.record.events:
+        run.trainer.loggers = [run.record.events, *run.trainer.loggers]
+    try:
+        run.trainer.fit(run.model, datamodule=run.data, ckpt_path=start)
+    except Diverged as diverged:
+        return diverged
+    finally:
+        stop_at_once()
+    return None

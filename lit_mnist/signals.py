@@ -1,0 +1,43 @@
+"""Ctrl-C and SIGTERM: at once where nothing can be lost, at the next SGD step while a run is training."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal ended the command. Not an `Exception`, so that nothing on the way takes it for a failure.
+
+    Attributes:
+        exit_code: 128 + the signal's number, as a shell reports it.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+def stop_at_once() -> None:
+    """From now on a signal raises `Stopped` wherever the program is."""
+
+    def handle(signal_number: int, frame: FrameType | None) -> None:
+        raise Stopped(signal_number)
+
+    _install(handle)
+
+
+def stop_through(request: Callable[[int], None]) -> None:
+    """From now on the first signal calls `request` with its number; a second one raises `Stopped`."""
+
+    def handle(signal_number: int, frame: FrameType | None) -> None:
+        stop_at_once()
+        request(signal_number)
+
+    _install(handle)
+
+
+def _install(handle: Callable[[int, FrameType | None], None]) -> None:
+    for number in SIGNALS:
+        signal.signal(number, handle)
