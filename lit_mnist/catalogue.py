@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_mnist.checksums import read_sums, sha256
-from lit_mnist.idx import decode_idx
+from lit_mnist.idx import decode_idx, read_bytes
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,14 @@ class IdxFile:
         if expected_sha256 not in (None, sha256(content)):
             raise ValueError("was altered (its SHA-256 is not the right one)")
         return values
+
+    def fault(self, path: Path, expected_sha256: str | None) -> str | None:
+        """What is wrong with the file at that path, as the rest of a sentence begun with its name."""
+        try:
+            self.decode(read_bytes(path), expected_sha256)
+        except ValueError as fault:
+            return str(fault)
+        return None
 
 
 def _array(dtype: torch.dtype, shape: tuple[int, ...]) -> str:

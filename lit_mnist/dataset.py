@@ -49,18 +49,16 @@ def prepare(name: str, root: Path) -> None:
     """
     data_set, raw = find(name), root / name / "raw"
     sums = _known_sums(data_set, raw)
-    intact = _is_intact(data_set, raw, sums)
-    if intact and len(sums) == len(data_set.files):
+    fault = _first_fault(data_set, raw, sums)
+    if fault is None and len(sums) == len(data_set.files):
         return
     try:
         publish(data_set, raw)
     except OSError as error:
-        reason = error.strerror or error
-        if not intact:
-            raise ValueError(
-                f"{raw} cannot be written ({reason}); choose another folder (--data.root)."
-            ) from None
-        _log.warning("lit_mnist: %s cannot be written (%s): its files' sums are not recorded.", raw, reason)
+        reason = f"{raw} cannot be written ({error.strerror or error})"
+        if fault is not None:
+            raise ValueError(f"{fault}, and {reason}; choose another folder (--data.root).") from None
+        _log.warning("lit_mnist: %s: the sums of its files are not recorded.", reason)
 
 
 def load(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
@@ -81,9 +79,11 @@ def load(name: str, root: Path, split: str) -> tuple[Tensor, Tensor]:
     if split not in ("train", "test"):
         raise ValueError(f"There is no split {split!r}; choose train or test.")
     sums = _known_sums(data_set, raw)
-    images, labels = (
-        _read(raw, file, sums) for file in (data_set.train if split == "train" else data_set.test)
-    )
+    values = []
+    for file in data_set.train if split == "train" else data_set.test:
+        with _named(raw / file.name):
+            values.append(file.decode(read_bytes(raw / file.name), sums.get(file.name)))
+    images, labels = values
     return images, labels
 
 
@@ -108,18 +108,12 @@ def _known_sums(data_set: DataSet, raw: Path) -> dict[str, str]:
     return {file.name: known[file.name] for file in data_set.files if file.name in known}
 
 
-def _is_intact(data_set: DataSet, raw: Path, sums: dict[str, str]) -> bool:
-    try:
-        for file in data_set.files:
-            _read(raw, file, sums)
-    except ValueError:
-        return False
-    return True
-
-
-def _read(raw: Path, file: IdxFile, sums: dict[str, str]) -> Tensor:
-    with _named(raw / file.name):
-        return file.decode(read_bytes(raw / file.name), sums.get(file.name))
+def _first_fault(data_set: DataSet, raw: Path, sums: dict[str, str]) -> str | None:
+    """The first half of a sentence."""
+    for file in data_set.files:
+        if fault := file.fault(raw / file.name, sums.get(file.name)):
+            return f"{raw / file.name} {fault}"
+    return None
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from lit_mnist.catalogue import DataSet, IdxFile
 from lit_mnist.checksums import format_sums, read_sums, sha256
 from lit_mnist.durable import write_durably
@@ -37,30 +39,23 @@ def publish(data_set: DataSet, raw: Path) -> None:
         _sweep(raw)
         recorded = read_sums(raw / "SHA256SUMS")
         downloads: Path | None = None
-        sums: dict[str, str] = {}
         unproven: list[str] = []
         for file in data_set.files:
             path = raw / file.name
-            content = _from_archive(data_set, file, raw)
-            # An archive carries a published checksum, which a sum recorded by us without one does not.
-            known = file.sha256 or (sha256(content) if content else recorded.get(file.name))
-            try:
-                found = read_bytes(path)
-                file.decode(found, known)
-            except ValueError as fault:
+            known = file.sha256 or recorded.get(file.name) or _archived_sum(data_set, file, raw)
+            fault = file.fault(path, known)
+            if fault:
+                content = _from_archive(data_set, file, raw)
                 if content is None:
-                    if downloads is None:
-                        downloads = stack.enter_context(_downloads(data_set, raw, f"{path} {fault}"))
+                    downloads = downloads or stack.enter_context(_downloads(data_set, raw, f"{path} {fault}"))
                     content = _unpack(downloads / f"{file.name}.gz", file)
                 write_durably(path, content)
-                found = content
-                if str(fault) != "is missing":
+                if fault != "is missing":
                     _log.warning("lit_mnist: %s %s; it has been replaced.", path, fault)
-            else:
-                if known is None:
-                    unproven.append(file.name)
-            sums[file.name] = sha256(found)
+            elif known is None:
+                unproven.append(file.name)
         if any(file.sha256 is None for file in data_set.files):
+            sums = {file.name: sha256(read_bytes(raw / file.name)) for file in data_set.files}
             write_durably(raw / "SHA256SUMS", format_sums(sums).encode())
         if unproven:
             names = ", ".join(unproven)
@@ -69,28 +64,30 @@ def publish(data_set: DataSet, raw: Path) -> None:
 
 @contextlib.contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time. The folders it made are gone again where nothing came into them."""
-    from filelock import FileLock
-
+    """One process at a time. The folders that it made are gone again if nothing came into them."""
     made = [one for one in (folder / "raw", folder, *folder.parents) if not one.exists()]
     path = folder / ".lock"
     lock = FileLock(path)
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # a process that found no source has just removed the folder
+        # A process that found no source removes the folder, also between these two lines.
+        with contextlib.suppress(FileNotFoundError):
             lock.acquire()
             break
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # raised, and meant, by the first folder that is not empty
+        with contextlib.suppress(OSError):  # raised by the first folder that is not empty
             for one in made:
                 if one == folder:
                     path.unlink()
                 one.rmdir()
         lock.release()
+
+
+def _archived_sum(data_set: DataSet, file: IdxFile, raw: Path) -> str | None:
+    content = _from_archive(data_set, file, raw)
+    return None if content is None else sha256(content)
 
 
 def _sweep(raw: Path) -> None:
