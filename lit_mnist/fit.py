@@ -22,7 +22,7 @@ from lit_mnist.config import find_config
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.progress import EpochProgress
-from lit_mnist.record import RunRecord
+from lit_mnist.record import SECONDS_BETWEEN_CHECKPOINTS, RunRecord
 
 TRAINER_DEFAULTS = {
     "max_epochs": 20,
@@ -116,6 +116,12 @@ class CommandLine(LightningCLI):
         parser.add_argument(
             "--test_every_epoch", type=bool, default=True, help="Measure test accuracy after every epoch."
         )
+        parser.add_argument(
+            "--checkpoint_seconds",
+            type=float,
+            default=SECONDS_BETWEEN_CHECKPOINTS,
+            help="Training time between checkpoints within an epoch; one is saved after every epoch anyway.",
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("seed_everything", "data.seed")
@@ -131,6 +137,8 @@ class CommandLine(LightningCLI):
             raise ValueError(f"--seed_everything must be 0..{2**32 - 1}, not {config.seed_everything}.")
         if config.threads < 0:
             raise ValueError(f"--threads must be at least 1, or 0 for the default, not {config.threads}.")
+        if not config.checkpoint_seconds >= 0:
+            raise ValueError(f"--checkpoint_seconds must be at least 0, not {config.checkpoint_seconds}.")
         config.threads = config.threads or (1 if config.data.batch_size < ONE_THREAD_BELOW else 2)
         config.name = config.name or (Path(str(config.config[-1])).stem if config.config else "unnamed")
         if self.subcommand == "fit":
@@ -165,7 +173,7 @@ class CommandLine(LightningCLI):
             if chosen.trainer.enable_progress_bar is not False:
                 progress = EpochProgress()
                 callbacks.append(progress)
-            self.record = RunRecord(progress, chosen.test_every_epoch)
+            self.record = RunRecord(progress, chosen.test_every_epoch, chosen.checkpoint_seconds)
             callbacks.append(self.record)
         plugins = self.config_init[self.subcommand].trainer.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
