@@ -1,4 +1,4 @@
-"""What a study is going to run, decided without training: settings, grids, names, seeds, files, and the results table."""
+"""What a study will run: settings, grids, names, seeds, files; and the table of its results."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,8 @@ from lit_mnist.study.supervisor import last_words
 )
 def test_values_on_the_command_line_mean_what_they_look_like(text: str, value: object) -> None:
     parsed = parse_value(text)
-    assert parsed == value and type(parsed) is type(value)
+    assert parsed == value
+    assert type(parsed) is type(value)
 
 
 def test_times_of_day_stay_text() -> None:
@@ -106,18 +107,20 @@ def test_a_grid_is_every_combination_in_the_order_given() -> None:
 def test_grid_values_may_be_lists() -> None:
     grid = parse_grid(["model.hidden=[512,256],[64]", "model.engine=exact,fast"])
     assert grid == {"model.hidden": [[512, 256], [64]], "model.engine": ["exact", "fast"]}
-    assert [point_name(point) for point in points(grid)][0] == "hidden512x256-engineexact"
+    assert next(point_name(point) for point in points(grid)) == "hidden512x256-engineexact"
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=3))
 def test_no_grid_value_leads_out_of_the_studys_folder(values: list[str]) -> None:
     name = point_name({"data.root": "/".join(values), "model.lr": values})
-    assert name == Path(name).name and name.startswith("root") and name.isprintable()
+    assert name == Path(name).name
+    assert name.startswith("root")
+    assert name.isprintable()
 
 
 @pytest.mark.parametrize("axis", ["model.lr", "model.lr=", "model.lr=1,,2", "lr/x=1", "seed_everything=1,2"])
 def test_a_malformed_grid_axis_is_refused(axis: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=axis.partition("=")[0]):
         parse_grid([axis])
 
 
@@ -153,7 +156,8 @@ def test_grid_and_options_stand_in_the_written_config(tmp_path: Path) -> None:
     configurations = plan_configurations(["lr0.1"], grid, {"trainer.max_epochs": 2}, keep_names=True)
     write_configs(configurations, tmp_path)
     settings = yaml.safe_load((tmp_path / "lr0.1-lr2" / "lr0.1-lr2.yaml").read_text())
-    assert settings["model"]["lr"] == 2 and settings["trainer"]["max_epochs"] == 2
+    assert settings["model"]["lr"] == 2
+    assert settings["trainer"]["max_epochs"] == 2
 
 
 def test_configs_of_one_name_are_refused(tmp_path: Path) -> None:

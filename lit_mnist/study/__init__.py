@@ -1,4 +1,4 @@
-"""The `study` command: many runs of `fit`, each in a process and a folder of its own. It plans, starts and watches; it never trains."""
+"""The `study` command: many runs of `fit`, each in a process and a folder of its own."""
 
 import argparse
 import math
@@ -35,9 +35,9 @@ def parser() -> Parser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [options] [options of fit, for all runs]",
-        description="Trains each configuration with several seeds, as many runs at once as there are cores, one thread each.\n"
-        "The same command again continues: finished runs are skipped, unfinished ones go on, failed ones are tried again.",
-        epilog="example: python -m lit_mnist study --grid model.lr=0.01,0.1,1 --grid data.batch_size=8,32 --trainer.max_epochs 5\n"
+        description="Trains each configuration with several seeds, one run per core at a time.\n"
+        "The same command again continues: finished runs are skipped, failed ones tried again.",
+        epilog="example: lit_mnist study --grid model.lr=0.01,0.1,1 --grid data.batch_size=8,32 --seeds 5\n"
         "exit codes: 0 all runs done, 3 a run diverged, 1 a run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM",
     )
     helps = {
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command; gives its exit code, DONE, DIVERGED, FAILED or 128 + the signal that stopped it.
 
     Raises:
-        ValueError: The command line or a config is wrong, or the folder holds runs of other settings. Nothing was started.
+        ValueError: The command line or a config is wrong, or the folder holds runs of other settings.
+            Nothing was started.
     """
     options, fit_options = parser().parse_known_args(arguments)
     if options.workers is not None and (options.workers < 1 or options.scheduler):

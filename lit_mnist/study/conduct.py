@@ -1,4 +1,4 @@
-"""Conducts a study: checks and times its configurations, hands its runs to workers, and shows how far they are."""
+"""Conducts a study: checks and times its configurations, hands its runs to workers, shows their progress."""
 
 import signal
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,8 @@ def conduct(
         scheduler: Address of a Dask scheduler, or None for this machine.
 
     Returns:
-        DONE when every run has ended by itself, FAILED when the workers were lost, 128 + the signal that stopped the study.
+        DONE when every run has ended by itself, FAILED when the workers were lost, 128 + the signal that
+        stopped the study.
 
     Raises:
         ValueError: `fit` refuses a configuration, or there is no such scheduler. Nothing was started.

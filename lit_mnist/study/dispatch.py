@@ -16,8 +16,6 @@ from lit_mnist.study.ending import BUSY, Ending
 from lit_mnist.study.plan import Run
 from lit_mnist.study.supervisor import supervise
 
-CONNECT_SECONDS = 15
-
 
 class WorkersLostError(Exception):
     """The workers or the scheduler went away before the runs were done."""
@@ -31,7 +29,7 @@ def cores() -> int:
 
 @contextmanager
 def open_workers(count: int, scheduler: str | None) -> Iterator[int]:
-    """Makes joblib send its tasks to `count` local processes, or to the cluster of a Dask scheduler; gives their number.
+    """Makes joblib send its tasks to `count` local processes or to a Dask scheduler; gives their number.
 
     Raises:
         ValueError: The scheduler does not answer, has no workers, or Dask is not installed.
@@ -41,29 +39,20 @@ def open_workers(count: int, scheduler: str | None) -> Iterator[int]:
             yield count
         return
     try:
-        from distributed import Client
+        from lit_mnist.study.cluster import open_cluster
     except ImportError:
         raise ValueError("--scheduler needs Dask: pip install 'lit_mnist[cluster]'.") from None
-    try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"No Dask scheduler answers at {scheduler} ({error}).") from None
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-        except TimeoutError:
-            raise ValueError(f"The Dask scheduler at {scheduler} has no workers: start some first.") from None
-        with joblib.parallel_config(backend="dask", n_jobs=-1):
-            yield sum(client.nthreads().values())
+    with open_cluster(scheduler) as at_once:
+        yield at_once
 
 
 def dispatch(runs: Sequence[Run], workplace: Path, stop: Path) -> Iterator[tuple[Run, Ending]]:
     """Trains the runs in the order given, as many at once as there are workers, and gives each as it ends.
 
-    A run that another process trains is given as `BUSY`, and again with that process's result once all others are done.
+    A run that another process trains is given as `BUSY`, and again with its result once all others are done.
 
     Raises:
-        WorkersLostError: Fewer workers are left than can go on. Finished runs are recorded, the others can be continued.
+        WorkersLostError: No worker is left to go on. Finished runs are recorded, the others can be continued.
     """
     for wait in (False, True):
         busy: list[Run] = []
@@ -75,23 +64,14 @@ def dispatch(runs: Sequence[Run], workplace: Path, stop: Path) -> Iterator[tuple
                 if ending.outcome == BUSY:
                     busy.append(run)
                 yield run, ending
-        except _losses() as error:
+        except (BrokenProcessPool, CancelledError, OSError) as error:
             raise WorkersLostError(f"The workers were lost ({type(error).__name__}).") from error
         runs = busy
-
-
-def _losses() -> tuple[type[Exception], ...]:
-    """What joblib raises when workers are gone."""
-    losses: tuple[type[Exception], ...] = (BrokenProcessPool, CancelledError, OSError)
-    dask = sys.modules.get("distributed")
-    return (*losses, dask.KilledWorker) if dask else losses
 
 
 def _start_worker() -> None:
     """Lets a local worker leave signals to the study, and end when the study is gone."""
     for number in SIGNALS:
-        signal.signal(
-            number, lambda number, frame: None
-        )  # a function, since SIG_IGN would be inherited by `fit`
+        signal.signal(number, lambda *_: None)  # a function, since `fit` would inherit SIG_IGN
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)

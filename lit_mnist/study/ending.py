@@ -1,4 +1,4 @@
-"""How a run ended, as its folder tells: `result.json` from `fit`, or `failure.json` from the study when `fit` gave none."""
+"""How a run ended, as its folder tells: `result.json` from `fit`, or else `failure.json` from the study."""
 
 import json
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def read_ending(folder: Path) -> Ending | None:
         return Ending(FAILED, f"{file} is no result of fit: delete the folder to run it again.")
 
 
-def write_failure(folder: Path, reason: str, exit_code: int) -> None:
-    """Records in the run folder why there is no result yet."""
+def write_failure(folder: Path, reason: str, exit_code: int | None) -> None:
+    """Records in the run folder why there is no result yet; no exit code when the worker died."""
     content = json.dumps({"reason": reason, "exit_code": exit_code}, indent=2)
     write_durably(folder / "failure.json", content.encode() + b"\n")

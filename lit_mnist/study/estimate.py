@@ -1,4 +1,4 @@
-"""How long runs will take, from short measured ones, before a study starts; configs that `fit` refuses are refused here."""
+"""How long runs will take, from short measured ones, which also show whether `fit` takes the configs."""
 
 import heapq
 import json

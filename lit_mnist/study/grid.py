@@ -43,15 +43,15 @@ def parse_grid(axes: Sequence[str]) -> Grid:
 
 
 def points(grid: Grid) -> list[Settings]:
-    """Every combination of the grid's values, as dotted options; the last axis changes fastest. No axes: one empty point."""
+    """Every combination of the values, as dotted options, the last axis fastest; no axes give one point."""
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def point_name(point: Settings) -> str:
-    """A name for a folder, in the manner of the shipped configs: {"model.lr": 0.1, "data.batch_size": 8} is "lr0.1-batch8"."""
+    """A name like the shipped ones: {"model.lr": 0.1, "data.batch_size": 8} is "lr0.1-batch8"."""
     names = []
     for option, value in point.items():
         label = option.rpartition(".")[2].removesuffix("_size")
         number = "x".join(map(str, value)) if isinstance(value, list) else str(value)
-        names.append(label + re.sub(r"[^A-Za-z0-9.+-]+", "_", number))
+        names.append(label + re.sub(r"[^A-Za-z0-9.-]+", "_", number.replace("+", "")))
     return "-".join(names)

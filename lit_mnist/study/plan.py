@@ -1,4 +1,4 @@
-"""The plan of a study: its configurations, each with a config file of its own, and its runs, each with a folder of its own."""
+"""The plan of a study: configurations, each with a config file of its own, and runs, each with a folder."""
 
 import shlex
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def parse_seeds(text: str) -> Sequence[int]:
         raise ValueError(f"--seeds {text}: {hint}.") from None
     if not seeds:
         raise ValueError(f"--seeds {text}: a study needs at least one seed.")
-    if "," in text and not (0 <= min(seeds) and max(seeds) < MOST_SEEDS):
+    if "," in text and not (min(seeds) >= 0 and max(seeds) < MOST_SEEDS):
         raise ValueError(f"--seeds {text}: a seed lies between 0 and {MOST_SEEDS - 1}.")
     if "," in text and len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds {text}: a seed stands there twice, which would be the same run twice.")
@@ -134,7 +134,7 @@ def plan_runs(configurations: Sequence[Configuration], seeds: Sequence[int], out
 
 
 def refuse_other_settings(configurations: Sequence[Configuration], out: Path) -> None:
-    """Raises ValueError when the study's folder has runs of a configuration of the same name but with other settings."""
+    """Raises ValueError when the study's folder has runs of the same name with other settings."""
     for configuration in configurations:
         file = configuration.file(out)
         if not file.exists():

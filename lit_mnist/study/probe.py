@@ -1,7 +1,7 @@
-"""A program that checks configs with `fit` itself and times short runs, in one process that pays for the imports once.
+"""A program that checks configs with `fit` itself and times short runs, in one process that imports once.
 
-`python -m lit_mnist.study.probe JOB` reads JOB/configs/*.yaml and writes JOB/workloads.json; it stops at the first config that
-`fit` refuses, with the sentence on stderr and exit code 2.
+`python -m lit_mnist.study.probe JOB` reads JOB/configs/*.yaml and writes JOB/workloads.json. It stops at the
+first config that `fit` refuses, with the sentence on stderr and exit code 2.
 """
 
 import io
@@ -37,7 +37,8 @@ def workload(settings: dict[str, Any]) -> dict[str, Any]:
         "epochs": settings["trainer"]["max_epochs"],
         "images": (data["train_size"] or 60_000) - data["val_size"],
         "batch_size": data["batch_size"],
-        "kind": f"{data['batch_size']} {model['hidden']} {model['engine']}",  # equal kinds take equal times per step
+        # equal kinds take equal times per step
+        "kind": f"{data['batch_size']} {model['hidden']} {model['engine']}",
     }
 
 
@@ -63,6 +64,7 @@ def measure(config: Path, images: int, folder: Path) -> tuple[int, dict[str, flo
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Runs the program; gives its exit code."""
     job = Path(arguments[0])
     workloads: dict[str, dict[str, Any]] = {}
     measured: dict[str, dict[str, float]] = {}

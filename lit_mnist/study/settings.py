@@ -23,7 +23,7 @@ OPTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def parse_value(text: str) -> Any:
-    """The value that `text` on a command line stands for: a number, true, false, null, a [list] or {dict} in YAML, else text."""
+    """The value of `text`: a number, true, false, null, a [list] or {dict} in YAML, else text."""
     for number in (int, float):
         try:
             return number(text)
@@ -47,7 +47,7 @@ def parse_option(option: str) -> str:
 
 
 def parse_options(arguments: Sequence[str]) -> Settings:
-    """Options for every run, `--model.lr 0.1` or `--model.lr=0.1`, as {"model.lr": 0.1}; dots are not yet nested.
+    """Options for every run, `--model.lr 0.1` or `--model.lr=0.1`, as {"model.lr": 0.1}, not yet nested.
 
     Raises:
         ValueError: An argument is no option, has no value, or is one that the study sets itself.
@@ -96,7 +96,7 @@ def flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def difference(old: Settings, new: Settings) -> str:
-    """The first setting in which two configs differ, as a phrase that names both values; "" when there is none."""
+    """The first setting in which two configs differ, with both values; "" when there is none."""
     before, after = dict(flat(old)), dict(flat(new))
     for option in sorted(before.keys() | after.keys(), key=str):
         left, right = (repr(side[option]) if option in side else "unset" for side in (before, after))

@@ -1,4 +1,4 @@
-"""The wish to stop: a signal to the study, told to every worker by a file, since workers may sit on other hosts."""
+"""The wish to stop: a signal to the study, told to workers by a file, since they may sit on other hosts."""
 
 import uuid
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from lit_mnist.signals import stop_at_once, stop_through
 
 
 class Stop:
-    """Within the block of `listening`, Ctrl-C and SIGTERM ask the workers to stop; a second one ends the study at once.
+    """Within `listening`, Ctrl-C and SIGTERM ask the workers to stop; a second one ends the study at once.
 
     Attributes:
         file: Lies in the study's folder only while the study is stopping; each worker looks for it.

@@ -1,4 +1,4 @@
-"""One run in a process of its own, watched until it ends. This is what a worker executes, here or on another host."""
+"""One run in a process of its own, watched until it ends: what a worker executes, here or on another host."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ from lit_mnist.study.plan import Run
 LOOK_SECONDS = 0.2  # between two looks at the process and at the stop file
 GRACE_SECONDS = 30  # for a checkpoint after SIGTERM; fit needs about one
 
-# Linux ends a process when its parent dies, if it asked to: prctl(PR_SET_PDEATHSIG = 1, SIGTERM = 15), kept across exec
-# (prctl(2)). Asked by a first program in the same process, since `preexec_fn` is unsafe in a worker that has threads.
+# Linux ends a process when its parent dies, if asked to: prctl(PR_SET_PDEATHSIG = 1, SIGTERM = 15),
+# kept across exec (prctl(2)). Asked by a program of its own: `preexec_fn` is unsafe in a worker with threads.
 _TETHER = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)
@@ -52,7 +52,7 @@ def supervise(run: Run, workplace: Path, stop: Path, wait: bool) -> tuple[Run, E
         if not _hold(study_lock, stop, wait):
             return run, Ending(STOPPED if stop.exists() else BUSY)
         try:
-            # `fit` holds this one: started by hand, or left behind by a study that was killed and about to save.
+            # `fit` holds this one: started by hand, or outliving its killed study until it has saved.
             if not _hold(fit_lock, stop, wait):
                 return run, Ending(STOPPED if stop.exists() else BUSY)
             fit_lock.release()
@@ -64,7 +64,7 @@ def supervise(run: Run, workplace: Path, stop: Path, wait: bool) -> tuple[Run, E
 
 
 def _hold(lock: FileLock, stop: Path, wait: bool) -> bool:
-    """Takes `lock`; False when another process has it, or when the study stops before that process is done."""
+    """Takes `lock`; False when another process has it, or when the study stops in the meantime."""
     while not stop.exists():
         try:
             lock.acquire(blocking=False)
@@ -123,7 +123,7 @@ def _watch(process: "subprocess.Popen[bytes]", stop: Path) -> bool:
 
 
 def _reason(code: int, output: Path, start: int) -> str:
-    """Why `fit` ended without a result: the signal that killed it, or its last words since byte `start` of its output."""
+    """Why `fit` ended without a result: the signal that killed it, or its last words, after byte `start`."""
     if code < 0:
         return f"fit was killed by {signal.Signals(-code).name}."
     return (

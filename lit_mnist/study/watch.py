@@ -30,7 +30,7 @@ class Row:
 
 
 class Progress:
-    """Epochs done by a run and its last loss, from its event files, read anew when they have changed: a resumed run cuts them."""
+    """Epochs done by a run and its last loss, from its event files; a resume cuts those, so all is read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -113,7 +113,7 @@ class Watch:
         )
 
     def _left(self, run: Run, epoch: int, cost: Cost) -> float:
-        """Seconds to the run's end: at the pace seen so far, or at the expected one while no epoch was seen."""
+        """Seconds to the run's end: at the pace seen so far, or the expected one while no epoch was seen."""
         now = time.monotonic()
         since, first = self._first_seen.setdefault(run, (now, epoch))
         pace = (now - since) / (epoch - first) if epoch > first else cost.seconds / max(1, cost.epochs)
