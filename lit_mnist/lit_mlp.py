@@ -154,7 +154,10 @@ class LitMLP(pl.LightningModule):
             yield loss.detach().view(1)
 
     def _fast_steps(self, block: Block) -> Iterator[Tensor]:
-        for losses in FastEngine(self.mlp, self.lr).train(block.images.flatten(1), block.labels, block.sizes[0]):
+        steps_left = len(block) if self.trainer.max_steps < 0 else self.trainer.max_steps - self.trainer.global_step
+        rows = sum(block.sizes[:steps_left])  # the engine may make several steps before it comes back
+        images, labels = block.images[:rows].flatten(1), block.labels[:rows]
+        for losses in FastEngine(self.mlp, self.lr).train(images, labels, block.sizes[0]):
             block.drawn += len(losses)
             count_sgd_steps(self.trainer, len(losses))
             yield losses
@@ -183,7 +186,10 @@ class LitMLP(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.epoch_loss = torch.cat(self.batch_losses).double().mean().item()
-        self._log_against_epoch({"train/loss": self.epoch_loss})
+        self.log("train/loss", self.epoch_loss, logger=False)
+        # to the loggers here, because the Trainer would tell them after the epoch's checkpoint: killed between, it were lost
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss": self.epoch_loss}, step=self.trainer.current_epoch + 1)
 
     def validation_step(self, batch: ImagesAndLabels, batch_idx: int) -> None:
         self._measure(self.val_measures, batch)
