@@ -1,0 +1,100 @@
+"""The published runs, and how far they lie from runs of the same hyperparameters here."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from lit_mnist.report import quantity
+from lit_mnist.report.configuration import Configuration
+from lit_mnist.report.quantity import Quantity
+from lit_mnist.report.statistics import Summary, summarise
+
+# What all published runs have in common.
+EXPERIMENT = {"hidden": [512, 256], "dataset": "MNIST", "train_size": 60000, "val_size": 0}
+# The published figures are rounded: losses to four decimals, accuracies to two decimals of a percent.
+LOSS_ROUNDING = 0.00005
+ACCURACY_ROUNDING = 0.00005
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One published run: one training without a seed. Losses in nats, accuracies as fractions."""
+
+    name: str
+    lr: float
+    batch_size: int
+    epochs: int
+    train_loss_by_epoch: tuple[float, ...]
+    train_accuracy: float
+    test_accuracy: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published value beside the same quantity of the trained runs.
+
+    Attributes:
+        quantity: What is compared.
+        published: The published value; the number that it was rounded from lies within `rounding` of it.
+        seeds: The trained runs.
+    """
+
+    quantity: Quantity
+    published: float
+    rounding: float
+    seeds: Summary
+
+    @property
+    def distance(self) -> float | None:
+        """Of the published value from the mean, in sd; None without an sd to measure with."""
+        return (self.published - self.seeds.mean) / self.seeds.sd if self.seeds.sd else None
+
+    def is_within(self, widening: float = 0) -> bool:
+        """Whether the published value lies in the seeds' range, made longer by `widening` times its length (half at each end)."""
+        slack = self.rounding + widening / 2 * (self.seeds.high - self.seeds.low)
+        return self.seeds.low - slack <= self.published <= self.seeds.high + slack
+
+
+@cache
+def published_runs() -> tuple[PublishedRun, ...]:
+    """All of them, from the file in the package."""
+    text = resources.files("lit_mnist").joinpath("published_runs.json").read_text(encoding="utf-8")
+    return tuple(
+        PublishedRun(
+            run["name"],
+            run["lr"],
+            run["batch_size"],
+            run["epochs"],
+            tuple(run["train_loss_by_epoch"]),
+            run["train_accuracy_percent"] / 100,
+            run["test_accuracy_percent"] / 100,
+        )
+        for run in json.loads(text)["runs"]
+    )
+
+
+def find_published(configuration: Configuration) -> PublishedRun | None:
+    """The published run with the configuration's hyperparameters, whatever it is called; the engine does not matter."""
+    set_here = configuration.hyperparameters
+    if any(set_here.get(key) != value for key, value in EXPERIMENT.items()):
+        return None
+    wanted = (set_here["lr"], set_here["batch_size"], set_here.get("max_epochs"))
+    return next((run for run in published_runs() if (run.lr, run.batch_size, run.epochs) == wanted), None)
+
+
+def compare_published(configuration: Configuration, run: PublishedRun) -> list[Comparison]:
+    """The five quantities that a published run has, beside the trained runs; empty without any."""
+    values: Sequence[tuple[Quantity, float, float]] = (
+        (quantity.FIRST_LOSS, run.train_loss_by_epoch[0], LOSS_ROUNDING),
+        (quantity.TENTH_LOSS, run.train_loss_by_epoch[9], LOSS_ROUNDING),
+        (quantity.FINAL_LOSS, run.train_loss_by_epoch[-1], LOSS_ROUNDING),
+        (quantity.TRAIN_ACCURACY, run.train_accuracy, ACCURACY_ROUNDING),
+        (quantity.TEST_ACCURACY, run.test_accuracy, ACCURACY_ROUNDING),
+    )
+    return [
+        Comparison(each, published, rounding, summarise(seen))
+        for each, published, rounding in values
+        if (seen := each.values(configuration.trained))
+    ]
