@@ -31,7 +31,7 @@ GRID = [
     "4000",
 ]
 T = TypeVar("T")
-PATIENCE = 120  # seconds for anything that takes a few of them; CI machines are slow
+PATIENCE = 300  # seconds for anything that takes a few of them; machines may be busy
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -45,7 +45,7 @@ def start(*arguments: str, folder: Path, **options: Any) -> "subprocess.Popen[st
 def study(*arguments: str, folder: Path) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a study started in `folder`."""
     process = start(*arguments, folder=folder)
-    output, errors = process.communicate(timeout=2 * PATIENCE)
+    output, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, output, errors
 
 
@@ -184,7 +184,7 @@ def test_two_studies_of_one_folder_train_each_run_once(tmp_path: Path) -> None:
         "6000",
     ]
     pair = [start(*small, folder=tmp_path) for _ in range(2)]
-    ended = [process.communicate(timeout=2 * PATIENCE) for process in pair]
+    ended = [process.communicate(timeout=PATIENCE) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], ended
     assert ended[0][0] == ended[1][0]
     assert launches(tmp_path) == [1, 1]
@@ -225,9 +225,7 @@ def test_a_failing_run_and_a_diverging_one_are_recorded_while_the_others_go_on(t
 def test_a_config_that_fit_refuses_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     code, output, errors = study("--grid", "model.lr=0.1,-1", "--out", "here", folder=tmp_path)
     assert (code, output) == (2, "")
-    assert errors.count("\n") == 1
-    assert errors.startswith("lit_mnist: ")
-    assert "lr-1" in errors
+    assert errors.splitlines()[-1].startswith("lit_mnist: lr-1: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -307,7 +305,7 @@ def test_a_study_on_dask_survives_a_killed_worker(
         process = start(*GRID, "--scheduler", address, folder=tmp_path)
         busy = wait_for(lambda: training_workers(tmp_path, workers), "a worker that trains", process)
         busy[0].kill()
-        output, errors = process.communicate(timeout=2 * PATIENCE)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
         assert output == undisturbed[0]
         assert results(tmp_path) == undisturbed[1]

@@ -45,6 +45,7 @@ def conduct(
     unfinished = [run for run in runs if run not in endings]
     with open_workers(min(workers or cores(), len(unfinished)), scheduler) as at_once:
         names = {run.name for run in unfinished}
+        console.print(f"Checking and timing {len(names)} configurations ...", highlight=False)
         costs = estimate([configuration for configuration in configurations if configuration.name in names])
         write_configs(configurations, out)
         console.print(announcement(runs, unfinished, costs, at_once), soft_wrap=True, highlight=False)
@@ -78,4 +79,6 @@ def announcement(
     seconds = wall_seconds((costs[run.name].seconds for run in unfinished), at_once)
     finished = len(runs) - len(unfinished)
     before = f", {finished} of them finished before" if finished else ""
-    return f"{len(runs)} runs{before}; {at_once} at once, about {spoken(seconds)} by short runs measured now."
+    return (
+        f"{len(runs)} runs{before}; {at_once} at once, about {spoken(seconds)} by the short runs just timed."
+    )

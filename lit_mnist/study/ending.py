@@ -9,6 +9,7 @@ from lit_mnist.durable import write_durably
 
 FINISHED = ("trained", "collapsed", "diverged")  # outcomes that `fit` records
 FAILED = "failed"  # no result: `fit` refused, crashed or was killed; tried again by the same study
+OUTCOMES = (*FINISHED, FAILED)  # what the results table counts
 STOPPED = "stopped"  # the study was asked to stop
 BUSY = "busy"  # another process trains this run at the moment
 

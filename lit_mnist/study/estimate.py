@@ -38,7 +38,8 @@ def estimate(configurations: Sequence[Configuration]) -> dict[str, Cost]:
             command, env=one_thread(), stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
         if probe.returncode != 0:
-            raise ValueError(last_words(probe.stderr).replace(f"{job}/configs/", ""))
+            refused = probe.stdout.strip() or "the configurations"
+            raise ValueError(f"{refused}: {last_words(probe.stderr)}")
         wall = time.monotonic() - start
         workloads = json.loads((job / "workloads.json").read_text(encoding="utf-8"))
     timed = {kind["kind"]: kind["epoch_seconds"] for kind in workloads.values()}

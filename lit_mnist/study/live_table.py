@@ -9,9 +9,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lit_mnist.study.ending import FAILED
+from lit_mnist.study.ending import FAILED, OUTCOMES
 from lit_mnist.study.estimate import spoken
-from lit_mnist.study.watch import RUNNING, WAITING, Row, Watch
+from lit_mnist.study.watch import ELSEWHERE, RUNNING, WAITING, Row, Watch
 
 REDRAWS_PER_SECOND = 1.0
 COLOURS = {RUNNING: "cyan", "collapsed": "yellow", "diverged": "yellow", FAILED: "red", WAITING: "dim"}
@@ -21,15 +21,14 @@ FRAME_LINES = 5  # the table's own lines and the line below it
 def summary(watch: Watch, rows: Sequence[Row]) -> str:
     """ "3 of 15 runs done, 2 running, about 12 min left"."""
     running = sum(row.state == RUNNING for row in rows)
-    done = sum(row.seconds_left == 0 and row.state != RUNNING for row in rows)
-    return (
-        f"{done} of {len(rows)} runs done, {running} running, about {spoken(watch.seconds_left(rows))} left"
-    )
+    done = sum(row.state in OUTCOMES for row in rows)
+    left = spoken(watch.seconds_left(rows))
+    return f"{done} of {len(rows)} runs done, {running} running, about {left} left"
 
 
 def most_telling(rows: Sequence[Row], height: int) -> list[Row]:
     """At most `height` rows, in their order: running ones before ended ones before waiting ones."""
-    urgency = [RUNNING, "elsewhere", FAILED, "diverged", "collapsed", "trained", WAITING, "stopped"]
+    urgency = [RUNNING, ELSEWHERE, *reversed(OUTCOMES), WAITING]
     chosen = sorted(range(len(rows)), key=lambda index: urgency.index(rows[index].state))[: max(1, height)]
     return [rows[index] for index in sorted(chosen)]
 
@@ -77,9 +76,8 @@ class PlainLines(threading.Thread):
                 words += f", train loss {row.loss:.4f}"
             if self.said[str(row.run)] != words:
                 self.said[str(row.run)] = words
-                self.console.print(
-                    f"{row.run}: {words} ({summary(self.watch, rows)})", soft_wrap=True, highlight=False
-                )
+                line = f"{row.run}: {words} ({summary(self.watch, rows)})"
+                self.console.print(line, soft_wrap=True, highlight=False)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A program that checks configs with `fit` itself and times short runs, in one process that imports once.
 
 `python -m lit_mnist.study.probe JOB` reads JOB/configs/*.yaml and writes JOB/workloads.json. It stops at the
-first config that `fit` refuses, with the sentence on stderr and exit code 2.
+first config that `fit` refuses, with its name on stdout, the sentence on stderr, and exit code 2.
 """
 
 import io
@@ -72,6 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     for config in configs:
         code, printed = fit("--config", str(config), "--print_config")
         if code != DONE:
+            print(config.stem)
             return code
         workloads[config.stem] = workload(yaml.safe_load(printed))
     for config in configs:
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             images = workloads[config.stem]["images"]
             code, measured[kind] = measure(config, images, job / f"run_{len(measured)}")
             if code != DONE:
+                print(config.stem)
                 return code
         workloads[config.stem] |= measured[kind]
     (job / "workloads.json").write_text(json.dumps(workloads), encoding="utf-8")

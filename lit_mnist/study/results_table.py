@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from lit_mnist.study.ending import FAILED, FINISHED, Ending
+from lit_mnist.study.ending import OUTCOMES, Ending
 from lit_mnist.study.plan import Run
 
-OUTCOMES = (*FINISHED, FAILED)
 HEAD = ("config", "n", *OUTCOMES, "train loss", "train accuracy", "test accuracy")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tensorboard.backend.event_processing.directory_watcher import DirectoryDeletedError
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from lit_mnist.study.ending import BUSY, STOPPED, Ending
+from lit_mnist.study.ending import BUSY, OUTCOMES, Ending
 from lit_mnist.study.estimate import Cost, wall_seconds
 from lit_mnist.study.plan import Run
 
@@ -46,11 +46,7 @@ class Progress:
             events = EventAccumulator(str(self.folder), size_guidance={SCALARS: 0})
             events.Reload()
             last = events.Scalars("train/loss")[-1]
-        except (
-            KeyError,
-            OSError,
-            DirectoryDeletedError,
-        ):  # no epoch is done yet, or a file has just been removed
+        except (KeyError, OSError, DirectoryDeletedError):  # no epoch is done yet, or a file was just removed
             return
         self.sizes, self.epoch, self.loss = sizes, int(last.step), float(last.value)
 
@@ -74,9 +70,7 @@ class Watch:
         self.endings = endings
         self._outputs = {run: self._output_time(run) for run in runs}
         self._progress = {run: Progress(run.folder) for run in runs}
-        self._first_seen: dict[
-            Run, tuple[float, int]
-        ] = {}  # when a run was first seen running, and its epoch then
+        self._first_seen: dict[Run, tuple[float, int]] = {}  # when a run was seen to run, and its epoch then
 
     @staticmethod
     def _output_time(run: Run) -> float:
@@ -94,12 +88,9 @@ class Watch:
         return wall_seconds([row.seconds_left for row in rows], self.workers)
 
     def _row(self, run: Run) -> Row:
-        ending, cost, progress = (
-            self.endings.get(run),
-            self.costs.get(run.name, Cost(0, 0.0)),
-            self._progress[run],
-        )
-        if ending and ending.outcome not in (BUSY, STOPPED):
+        ending, progress = self.endings.get(run), self._progress[run]
+        cost = self.costs.get(run.name, Cost(0, 0.0))  # none was estimated for what was finished before
+        if ending and ending.outcome in OUTCOMES:
             return Row(run, ending.outcome, progress.epoch, cost.epochs, ending.train_loss, 0.0)
         if ending and ending.outcome == BUSY:
             state = ELSEWHERE
@@ -108,9 +99,8 @@ class Watch:
         else:
             state = RUNNING
         progress.look()
-        return Row(
-            run, state, progress.epoch, cost.epochs, progress.loss, self._left(run, progress.epoch, cost)
-        )
+        left = self._left(run, progress.epoch, cost)
+        return Row(run, state, progress.epoch, cost.epochs, progress.loss, left)
 
     def _left(self, run: Run, epoch: int, cost: Cost) -> float:
         """Seconds to the run's end: at the pace seen so far, or the expected one while no epoch was seen."""
