@@ -6,7 +6,7 @@ from importlib import import_module
 
 from lit_mnist import __version__
 from lit_mnist.command import BAD_INPUT, DONE, FAILED, INTERRUPTED
-from lit_mnist.signals import Stopped, stop_at_once
+from lit_mnist.signals import Stopped, stopping_on_signals
 
 COMMANDS = {
     "fit": ("lit_mnist.fit:fit", "train a network and record the run"),
@@ -51,17 +51,17 @@ def main(args: Sequence[str] | None = None) -> int:
         return DONE
     if command not in COMMANDS:
         return _complain(f"there is no command {command}; there are {', '.join(COMMANDS)}.", BAD_INPUT)
-    stop_at_once()
     module, function = COMMANDS[command][0].split(":")
     try:
-        code: int = getattr(import_module(module), function)(options)
+        with stopping_on_signals():
+            code: int = getattr(import_module(module), function)(options)
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except ValueError as mistake:
         return _complain(str(mistake), BAD_INPUT)
-    except (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as mistake:
+    except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as mistake:
         return _complain(f"{mistake.filename}: {mistake.strerror}.", BAD_INPUT)
     except OSError as failure:
         return _complain(f"{failure.filename or ''}: {failure.strerror or failure}.".lstrip(": "), FAILED)

@@ -34,10 +34,13 @@ class EventLog(TensorBoardLogger):
 
     Args:
         folder: The run folder.
+        filename_suffix: What the event file's name ends with.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False)
+    def __init__(self, folder: Path, filename_suffix: str = "") -> None:
+        super().__init__(
+            save_dir=folder, name="", version="", default_hp_metric=False, filename_suffix=filename_suffix
+        )
         self.folder = folder
         self.broken = False
 

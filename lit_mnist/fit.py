@@ -34,6 +34,8 @@ TRAINER_DEFAULTS = {
 DEFAULT_SEED = 1
 # Two threads gain a third at batch 128, little at batch 32, and lose at batch 8 (README, "Speed").
 ONE_THREAD_BELOW = 64  # images per batch
+# jsonargparse complains of calls that Lightning's own CLI makes; an environment variable is the only way to stop it
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 # What the libraries below us have to say of each other is not for our users; what concerns the run, we say.
 warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
 for quiet in ("pytorch_lightning", "lightning_fabric"):
@@ -166,27 +168,34 @@ class CommandLine(LightningCLI):
         return shlex.join(["python", "-m", "lit_mnist", *kept])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        chosen = self.chosen
-        callbacks: list[pl.Callback] = []
-        progress = None
-        if self.subcommand == "fit" and not chosen.trainer.fast_dev_run:
-            if chosen.trainer.enable_progress_bar is not False:
-                progress = EpochProgress()
-                callbacks.append(progress)
-            self.record = RunRecord(progress, chosen.test_every_epoch, chosen.checkpoint_seconds)
-            callbacks.append(self.record)
-        plugins = self.config_init[self.subcommand].trainer.plugins or []
-        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
-        logger = self.config_init[self.subcommand].trainer.logger
+        """The Trainer as configured, with what keeps the run's record, and durable checkpoints."""
+        configured = self.config_init[self.subcommand].trainer
+        callbacks = _as_list(configured.callbacks)
+        if self.subcommand != "fit":
+            kwargs["enable_progress_bar"] = False  # it is done in a second
+        elif not configured.fast_dev_run:
+            progress = EpochProgress() if configured.enable_progress_bar is not False else None
+            self.record = RunRecord(progress, self.chosen.test_every_epoch, self.chosen.checkpoint_seconds)
+            callbacks += [self.record, *([progress] if progress else [])]
         try:
             return super().instantiate_trainer(
-                logger=logger if isinstance(logger, Logger | list) else False, plugins=plugins, callbacks=callbacks
+                callbacks=callbacks,
+                # the run's own event files are added when its folder is known
+                logger=[logger for logger in _as_list(configured.logger) if isinstance(logger, Logger)] or False,
+                plugins=[*_as_list(configured.plugins), DurableCheckpointIO()],
+                **kwargs,
             )
         except (MisconfigurationException, TypeError, RuntimeError, ImportError) as mistake:
             raise ValueError(f"the Trainer refuses: {' '.join(str(mistake).split())}") from None
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing yet: the commands below go on with what was made."""
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 def _with_configs_found(options: list[str]) -> list[str]:
@@ -250,15 +259,15 @@ def fit(options: list[str]) -> int:
 
 def validate(options: list[str]) -> int:
     """The command `validate`: loss and accuracy on the images that the run held out of training."""
-    return _evaluate("validate", options)
+    from lit_mnist.evaluation import evaluate_run
+
+    evaluate_run("validate", options)
+    return DONE
 
 
 def test(options: list[str]) -> int:
-    """The command `test`: loss and accuracy on the 10,000 test images, and a picture of the mistakes."""
-    return _evaluate("test", options)
-
-
-def _evaluate(command: str, options: list[str]) -> int:
+    """The command `test`: loss and accuracy on the 10,000 test images, and pictures of the mistakes."""
     from lit_mnist.evaluation import evaluate_run
 
-    return evaluate_run(command, options)
+    evaluate_run("test", options)
+    return DONE

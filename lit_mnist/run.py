@@ -58,11 +58,15 @@ def train(run: Run) -> Config:
         ValueError: The run cannot be what was asked for; nothing is left behind that was not there before.
     """
     run.model.check_trainer(run.trainer)
-    folder, start = _claim(run)
+    given = None if run.ckpt_path in (None, "last") else find_checkpoint(Path(run.ckpt_path))
+    named = run.run_dir or _folder_to_go_on_in(run.ckpt_path, LOGS / run.name)
+    _refuse_finished(named)
+    run.data.prepare_data()
+    run.data.setup()
+    folder = _claim(run, named)
     fresh = not folder.config_path.exists()
     try:
-        run.data.prepare_data()
-        run.data.setup()
+        start = given or (find_checkpoint(folder.path) if list_checkpoints(folder.path) else None)
         if start is not None:
             _check_same_experiment(run, start)
         diverged = _fit(run, folder, start)
@@ -75,25 +79,20 @@ def train(run: Run) -> Config:
         folder.unlock()
 
 
-def _claim(run: Run) -> tuple[RunFolder, Path | None]:
-    """The folder to work in, locked, and the checkpoint to begin with."""
-    parent = LOGS / run.name
-    named = run.run_dir or _folder_to_go_on_in(run.ckpt_path, parent)
-    if named:
-        folder = RunFolder(Path(named))
-        if folder.is_finished:
-            raise ValueError(f"{folder.path} holds a finished run; choose another --run_dir, or remove the folder.")
-        if not folder.lock():
-            raise ValueError(f"{folder.path}: another process is training there.")
-    else:
-        folder = claim_run_folder(parent, run.config)
-    try:
-        if run.ckpt_path and run.ckpt_path != "last":
-            return folder, find_checkpoint(Path(run.ckpt_path))
-        return folder, find_checkpoint(folder.path) if list_checkpoints(folder.path) else None
-    except ValueError:
-        folder.unlock()
-        raise
+def _claim(run: Run, named: str | None) -> RunFolder:
+    """The folder to work in, locked."""
+    if not named:
+        return claim_run_folder(LOGS / run.name, run.config)
+    folder = RunFolder(Path(named))
+    if not folder.lock():
+        raise ValueError(f"{named}: another process is training there.")
+    _refuse_finished(named)  # it may have been finished since
+    return folder
+
+
+def _refuse_finished(named: str | None) -> None:
+    if named and RunFolder(Path(named)).is_finished:
+        raise ValueError(f"{named} holds a finished run; choose another --run_dir, or remove the folder.")
 
 
 def _folder_to_go_on_in(ckpt_path: str | None, parent: Path) -> str | None:

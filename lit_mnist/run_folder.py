@@ -1,6 +1,7 @@
 """The folder of one run: where it is, whether it is finished, who is working in it."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class RunFolder:
         self.config_path = path / "config.yaml"
         self.result_path = path / "result.json"
         self._lock = FileLock(path / ".lock")
+        self._made: list[Path] = []  # folders that `lock` made, innermost first
 
     @property
     def is_finished(self) -> bool:
@@ -51,6 +53,7 @@ class RunFolder:
 
     def lock(self) -> bool:
         """Claims the folder for this process, until it ends. False if another one is training in it."""
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire(timeout=0)
@@ -59,12 +62,14 @@ class RunFolder:
         return True
 
     def unlock(self) -> None:
-        """Gives the folder back, and removes it if nothing was written into it."""
+        """Gives the folder back, and removes it if it was made for nothing."""
         if self._lock.is_locked:
             self._lock.release()
-        if self.path.is_dir() and self.is_free:
+        if self._made and self.is_free:
             (self.path / ".lock").unlink(missing_ok=True)
-            self.path.rmdir()
+            with suppress(OSError):  # until one that something else lies in
+                for folder in self._made:
+                    folder.rmdir()
 
     def checkpoint_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step={step:08d}.ckpt"

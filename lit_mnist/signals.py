@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM: at once where nothing can be lost, at the next SGD step while a run is training."""
 
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -17,6 +19,19 @@ class Stopped(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """Within it a signal raises `Stopped`; after it the process treats signals as it did before."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    stop_at_once()
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def stop_at_once() -> None:
@@ -39,5 +54,7 @@ def stop_through(request: Callable[[int], None]) -> None:
 
 
 def _install(handle: Callable[[int, FrameType | None], None]) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals reach the main thread only
     for number in SIGNALS:
         signal.signal(number, handle)

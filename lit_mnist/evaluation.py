@@ -1,0 +1,80 @@
+"""Measuring a trained run again: the commands validate and test."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_mnist.checkpoint import find_checkpoint, module_from, read_checkpoint
+from lit_mnist.curves import as_png
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.dataset import DATASETS
+from lit_mnist.durable import write_durably
+from lit_mnist.event_log import EventLog
+from lit_mnist.fit import CommandLine
+from lit_mnist.lit_mlp import LitMLP
+from lit_mnist.mistakes import draw_confusion, draw_mistakes
+from lit_mnist.run_folder import RunFolder
+
+IMAGES_SUFFIX = ".test"  # of the event file that holds pictures, not points
+
+
+def evaluate_run(command: str, options: list[str]) -> None:
+    """Measures the network of `--ckpt_path` on the data that its run was configured with, and prints loss and accuracy.
+
+    Args:
+        command: validate or test.
+        options: What follows it on the command line; they override the run's configuration.
+
+    Raises:
+        ValueError: There is no usable checkpoint, or nothing to validate on.
+    """
+    path = _checkpoint_asked_for(command, options)
+    folder = RunFolder(path.parent.parent)
+    configured = ["--config", str(folder.config_path)] if folder.config_path.exists() else []
+    command_line = CommandLine(command, [*configured, *options])
+    data, trainer = command_line.datamodule, command_line.trainer
+    assert isinstance(data, MNISTDataModule)
+    model = module_from(read_checkpoint(path), path)
+    if command == "validate" and not data.val_size:
+        raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")
+    (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)
+    for tag, value in measured.items():
+        print(f"{tag:>14}  {f'{100 * value:.2f} %' if tag.endswith('accuracy') else f'{value:.4f}'}")
+    if command == "test" and folder.is_finished and trainer.is_global_zero:
+        _show_mistakes(folder, model, data)
+
+
+def _checkpoint_asked_for(command: str, options: list[str]) -> Path:
+    for index, option in enumerate(options):
+        name, equals, value = option.partition("=")
+        if name == "--ckpt_path" and (equals or index + 1 < len(options)):
+            return find_checkpoint(Path(value if equals else options[index + 1]))
+    if "--help" in options or "-h" in options:
+        CommandLine(command, options)  # prints it and exits
+    raise ValueError(f"{command} needs --ckpt_path, a run folder or a checkpoint file.")
+
+
+def _show_mistakes(folder: RunFolder, model: LitMLP, data: MNISTDataModule) -> None:
+    """Draws the confusion matrix and the most confident mistakes into the run folder and TensorBoard's image tab."""
+    logits, labels = _test_logits(model, data)
+    images = torch.cat([images for images, _ in data.test_dataloader()])
+    classes = DATASETS[data.dataset].classes
+    figures = {
+        "confusion": draw_confusion(labels, logits.argmax(1), classes),
+        "mistakes": draw_mistakes(images, labels, logits, classes),
+    }
+    for old in folder.path.glob(f"*{IMAGES_SUFFIX}"):
+        old.unlink()  # of an earlier test: the tab should show each picture once
+    events = EventLog(folder.path, filename_suffix=IMAGES_SUFFIX)
+    for name, figure in figures.items():
+        write_durably(folder.path / f"{name}.png", as_png(figure))
+        print(f"{name:>14}  {folder.path / name}.png")
+        events.log_figure(f"test/{name}", figure, step=0)
+    events.close()
+
+
+@torch.inference_mode()
+def _test_logits(model: LitMLP, data: MNISTDataModule) -> tuple[Tensor, Tensor]:
+    batches = [(model(images), labels) for images, labels in data.test_dataloader()]
+    return torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches])

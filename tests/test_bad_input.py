@@ -1,0 +1,111 @@
+"""Whatever a user can mistype: exit code 2, one sentence that names the culprit, no traceback, nothing left behind."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lit_mnist.cli import main
+
+CONFIG = ["--config", "lr0.1"]
+
+# what is typed after `fit`, and what the sentence must name
+MISTYPED = {
+    "unknown option": ([*CONFIG, "--nonsense", "1"], "--nonsense"),
+    "unknown model option": ([*CONFIG, "--model.lrr", "1"], "--model.lrr"),
+    "option without value": (["--model.lr"], "--model.lr"),
+    "stray word": ([*CONFIG, "now"], "now"),
+    "no such config": (["--config", "lr7"], "lr7"),
+    "config is a folder": (["--config", "folder"], "folder"),
+    "config with an unknown key": (["--config", "unknown.yaml"], "modell"),
+    "config that is no YAML": (["--config", "broken.yaml"], "config"),
+    "config that is a list": (["--config", "list.yaml"], "config"),
+    "config with a word for a number": (["--config", "word.yaml"], "--model.lr"),
+    "lr zero": ([*CONFIG, "--model.lr", "0"], "lr must be above 0"),
+    "lr negative": ([*CONFIG, "--model.lr", "-0.1"], "lr must be above 0"),
+    "lr infinite": ([*CONFIG, "--model.lr", ".inf"], "lr must be above 0"),
+    "lr not a number": ([*CONFIG, "--model.lr", ".nan"], "lr must be above 0"),
+    "lr a word": ([*CONFIG, "--model.lr", "fast"], "--model.lr"),
+    "batch size zero": ([*CONFIG, "--data.batch_size", "0"], "batch_size"),
+    "batch size negative": ([*CONFIG, "--data.batch_size", "-8"], "batch_size"),
+    "batch size a fraction": ([*CONFIG, "--data.batch_size", "3.5"], "--data.batch_size"),
+    "batch size beyond the data": ([*CONFIG, "--data.batch_size", "60001"], "60001"),
+    "val_size negative": ([*CONFIG, "--data.val_size", "-1"], "val_size"),
+    "val_size all images": ([*CONFIG, "--data.val_size", "60000"], "val_size"),
+    "train_size beyond the data": ([*CONFIG, "--data.train_size", "70000"], "train_size"),
+    "no neurons": ([*CONFIG, "--model.hidden", "[512,0]"], "hidden"),
+    "unknown engine": ([*CONFIG, "--model.engine", "warp"], "--model.engine"),
+    "unknown data set": ([*CONFIG, "--data.dataset", "CIFAR10"], "CIFAR10"),
+    "root is a file": ([*CONFIG, "--data.root", "file.txt"], "file.txt"),
+    "seed negative": ([*CONFIG, "--seed_everything", "-1"], "seed_everything"),
+    "seed a word": ([*CONFIG, "--seed_everything", "lucky"], "--seed_everything"),
+    "threads negative": ([*CONFIG, "--threads", "-2"], "--threads"),
+    "no epochs": ([*CONFIG, "--trainer.max_epochs", "0"], "--trainer.max_epochs"),
+    "epochs below minus one": ([*CONFIG, "--trainer.max_epochs", "-5"], "max_epochs"),
+    "unknown accelerator": ([*CONFIG, "--trainer.accelerator", "abacus"], "abacus"),
+    "gradient clipping": ([*CONFIG, "--trainer.gradient_clip_val", "1"], "gradient_clip_val"),
+    "gradient accumulation": ([*CONFIG, "--trainer.accumulate_grad_batches", "2"], "accumulate_grad_batches"),
+    "run folder is a file": ([*CONFIG, "--run_dir", "file.txt"], "file.txt"),
+    "finished run": ([*CONFIG, "--run_dir", "finished"], "finished"),
+    "no such checkpoint": ([*CONFIG, "--ckpt_path", "none.ckpt"], "none.ckpt"),
+    "checkpoint that is a text": ([*CONFIG, "--ckpt_path", "file.txt"], "file.txt"),
+    "nothing to go on with": ([*CONFIG, "--ckpt_path", "last"], "last"),
+    "block of negative steps": ([*CONFIG, "--data.steps_per_block", "-1"], "steps_per_block"),
+    "checkpoints never": ([*CONFIG, "--checkpoint_seconds", "-1"], "checkpoint_seconds"),
+    "fast engine in half precision": (
+        [*CONFIG, "--model.engine", "fast", "--trainer.precision", "bf16-mixed"],
+        "engine fast",
+    ),
+}
+
+
+@pytest.fixture
+def desk(workplace: Path) -> Path:
+    (workplace / "folder").mkdir()
+    (workplace / "finished").mkdir()
+    (workplace / "finished" / "result.json").write_text("{}")
+    (workplace / "file.txt").write_text("not a folder")
+    (workplace / "unknown.yaml").write_text("modell:\n  lr: 0.1\n")
+    (workplace / "broken.yaml").write_text("model:\n  lr: [\n")
+    (workplace / "list.yaml").write_text("- 1\n- 2\n")
+    (workplace / "word.yaml").write_text("model:\n  lr: fast\n")
+    return workplace
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("mistake", MISTYPED)
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(
+    mistake: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, culprit = MISTYPED[mistake]
+    before = files(desk)
+    assert main(["fit", *options]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("lit_mnist: ")
+    assert culprit in line
+    assert files(desk) == before
+
+
+def test_there_are_at_least_25_of_them() -> None:
+    assert len(MISTYPED) >= 25
+
+
+def test_an_unreadable_root_is_named(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = desk / "data"
+    (root / "MNIST" / "raw").mkdir(parents=True)
+    (root / "MNIST" / "raw" / "train-images-idx3-ubyte").mkdir()
+    assert main(["fit", *CONFIG, "--data.root", str(root)]) == 2
+    assert "train-images-idx3-ubyte" in capsys.readouterr().err
+    assert not (desk / "logs").exists()
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("command", ["fly", "--model.lr"])
+def test_an_unknown_command_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command]) == 2
+    assert command in capsys.readouterr().err
