@@ -102,6 +102,24 @@ class MNISTDataModule(pl.LightningDataModule):
             raise ValueError(f"steps_per_block must be at least 1, or 0 for the default, not {steps_per_block}.")
         return images
 
+    def check_devices(self, devices: int) -> int:
+        """Images per SGD step over all devices.
+
+        Raises:
+            ValueError: They cannot be shared evenly, or are more than there are.
+        """
+        batch_size = self.batch_size if self.split_batch else self.batch_size * devices
+        if batch_size % devices:
+            raise ValueError(
+                f"batch_size {batch_size} cannot be shared evenly by {devices} devices; take a multiple of {devices}."
+            )
+        if batch_size > self.train_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} on each of {devices} devices makes SGD steps of {batch_size} images, "
+                f"but there are {self.train_size}."
+            )
+        return batch_size
+
     def prepare_data(self) -> None:
         """Publishes the data set's files under `root` where they are missing or damaged."""
         prepare(self.dataset, self.root)
@@ -130,24 +148,19 @@ class MNISTDataModule(pl.LightningDataModule):
         the usual (images (n, 1, 28, 28), labels (n,)).
 
         Raises:
-            ValueError: `batch_size` cannot be shared evenly among the devices, or is larger than the data with all of them.
+            ValueError: As `check_devices`.
         """
         rank, devices, in_blocks = 0, 1, False
         if self.trainer is not None:
             rank, devices = self.trainer.global_rank, self.trainer.world_size
             in_blocks = getattr(self.trainer.lightning_module, "accepts_blocks", False)
-        batch_size = self.batch_size
-        if not self.split_batch:
-            batch_size *= devices
-        if batch_size % devices or batch_size > self.train_size:
-            raise ValueError(f"batch_size {batch_size} cannot be shared by {devices} devices.")
         images, labels = self._on_device("train")
         order = EpochOrder(self.train_size, self.seed)
         return BlockLoader(
             images,
             labels,
             order,
-            batch_size,
+            self.check_devices(devices),
             self.steps_per_block,
             rank,
             devices,

@@ -21,8 +21,10 @@ from lit_mnist.command import DIVERGED, DONE
 from lit_mnist.config import find_config
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
+from lit_mnist.processes import RefusedError
 from lit_mnist.progress import EpochProgress
 from lit_mnist.record import SECONDS_BETWEEN_CHECKPOINTS, RunRecord
+from lit_mnist.signals import Stopped
 
 TRAINER_DEFAULTS = {
     "max_epochs": 20,
@@ -253,8 +255,15 @@ def fit(options: list[str]) -> int:
         run_dir=chosen.run_dir,
         ckpt_path=chosen.ckpt_path,
         logs_events=chosen.trainer.logger is not False,
+        arguments=command_line.typed,
     )
-    return DIVERGED if train(run)["outcome"] == "diverged" else DONE
+    try:
+        outcome = train(run)["outcome"]
+    except (Stopped, RefusedError):
+        if trainer.is_global_zero:
+            raise
+        return DONE
+    return DIVERGED if outcome == "diverged" and trainer.is_global_zero else DONE  # the first process speaks for all
 
 
 def validate(options: list[str]) -> int:

@@ -1,6 +1,7 @@
 """One run from its configuration to its result: claim a folder, train or go on, finish the record."""
 
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lit_mnist.checkpoint import find_checkpoint, list_checkpoints, read_checkpo
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.event_log import EventLog, rewind_events
 from lit_mnist.lit_mlp import Diverged, LitMLP
+from lit_mnist.processes import Processes
 from lit_mnist.provenance import versions
 from lit_mnist.record import RunRecord
 from lit_mnist.result import finish
@@ -34,6 +36,7 @@ class Run:
         run_dir: The folder asked for; empty: one below `logs/`.
         ckpt_path: What to go on with: a run folder, a checkpoint file, or "last"; None: what the folder holds.
         logs_events: Write TensorBoard event files.
+        arguments: Of `python -m lit_mnist`, to start another process of this run.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Run:
     run_dir: str
     ckpt_path: str | None
     logs_events: bool
+    arguments: list[str]
 
 
 def train(run: Run) -> Config:
@@ -58,25 +62,32 @@ def train(run: Run) -> Config:
         ValueError: The run cannot be what was asked for; nothing is left behind that was not there before.
     """
     run.model.check_trainer(run.trainer)
+    run.data.check_devices(run.trainer.world_size)
+    with ExitStack() as leaving, Processes(run.trainer, run.arguments) as processes:
+        folder, start = processes.begin(lambda: _plan(run, leaving))
+        fresh = run.trainer.is_global_zero and not folder.config_path.exists()
+        try:
+            diverged = _fit(run, folder, start)
+            return finish(run, folder, diverged)
+        except (ValueError, MisconfigurationException) as mistake:
+            if fresh and not list_checkpoints(folder.path):
+                folder.clear()
+            raise ValueError(" ".join(str(mistake).split())) from None
+
+
+def _plan(run: Run, leaving: ExitStack) -> tuple[RunFolder, Path | None]:
+    """The folder to work in, locked until `leaving`, and the checkpoint to begin with; refuses all it can by now."""
     given = None if run.ckpt_path in (None, "last") else find_checkpoint(Path(run.ckpt_path))
     named = run.run_dir or _folder_to_go_on_in(run.ckpt_path, LOGS / run.name)
     _refuse_finished(named)
     run.data.prepare_data()
     run.data.setup()
     folder = _claim(run, named)
-    fresh = not folder.config_path.exists()
-    try:
-        start = given or (find_checkpoint(folder.path) if list_checkpoints(folder.path) else None)
-        if start is not None:
-            _check_same_experiment(run, start)
-        diverged = _fit(run, folder, start)
-        return finish(run, folder, diverged)
-    except (ValueError, MisconfigurationException) as mistake:
-        if fresh and not list_checkpoints(folder.path):
-            folder.clear()
-        raise ValueError(" ".join(str(mistake).split())) from None
-    finally:
-        folder.unlock()
+    leaving.callback(folder.unlock)
+    start = given or (find_checkpoint(folder.path) if list_checkpoints(folder.path) else None)
+    if start is not None:
+        _check_same_experiment(run, start)
+    return folder, start
 
 
 def _claim(run: Run, named: str | None) -> RunFolder:
@@ -126,6 +137,22 @@ def _check_same_experiment(run: Run, start: Path) -> None:
 
 def _fit(run: Run, folder: RunFolder, start: Path | None) -> Diverged | None:
     """Trains to the end; returns how the loss diverged, if it did."""
+    if run.trainer.is_global_zero:
+        _make_ready(run, folder, start)
+    run.record.open(folder, EventLog(folder.path) if run.logs_events and run.trainer.is_global_zero else None)
+    if run.record.events:
+        run.trainer.loggers = [run.record.events, *run.trainer.loggers]
+    try:
+        run.trainer.fit(run.model, datamodule=run.data, ckpt_path=start)
+    except Diverged as diverged:
+        return diverged
+    finally:
+        stop_at_once()
+    return None
+
+
+def _make_ready(run: Run, folder: RunFolder, start: Path | None) -> None:
+    """Brings the folder into the state in which it was at the checkpoint to begin with."""
     event_sizes: dict[str, int] = {}
     source = folder.path
     if start is not None:
@@ -138,13 +165,3 @@ def _fit(run: Run, folder: RunFolder, start: Path | None) -> Diverged | None:
                 newer.unlink()  # damaged, or it would have been the one to go on with
     folder.write_config(run.config)
     rewind_events(source, folder.path, event_sizes)
-    run.record.open(folder, EventLog(folder.path) if run.logs_events else None)
-    if run.record.events:
-        run.trainer.loggers = [run.record.events, *run.trainer.loggers]
-    try:
-        run.trainer.fit(run.model, datamodule=run.data, ckpt_path=start)
-    except Diverged as diverged:
-        return diverged
-    finally:
-        stop_at_once()
-    return None

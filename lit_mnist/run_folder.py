@@ -29,6 +29,9 @@ class RunFolder:
         self._lock = FileLock(path / ".lock")
         self._made: list[Path] = []  # folders that `lock` made, innermost first
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunFolder, (self.path,)  # the other processes of a run learn its folder, and hold no lock
+
     @property
     def is_finished(self) -> bool:
         return self.result_path.exists()
