@@ -22,10 +22,10 @@ def synthetic(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def reference(mlp: MLP, lr: float, images: Tensor, labels: Tensor, batch_size: int) -> list[Tensor]:
     optimizer = torch.optim.SGD(mlp.parameters(), lr=lr)
     losses = []
-    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    for x, y in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
         loss = nn.functional.cross_entropy(mlp(x), y)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         losses.append(loss.detach())
     return losses
@@ -41,18 +41,30 @@ def farthest(one: nn.Module, other: nn.Module) -> float:
     return max((a - b).abs().max().item() for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+# In float32 a neuron within rounding of 0 may be on in one run and off in the other: hence the last line.
 @pytest.mark.parametrize("batch_size", [1, 8, 32, 128])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@pytest.mark.parametrize(
+    ("hidden", "dtype", "weight_tolerance", "loss_tolerance"),
+    [
+        ((64, 32), torch.float64, 1e-13, 1e-13),
+        ((64, 32), torch.float32, 1e-5, 5e-6),
+        ((512, 256), torch.float32, 2e-3, 2e-4),
+    ],
+)
 def test_200_steps_equal_autograd_with_torch_sgd(
-    batch_size: int, dtype: torch.dtype, tolerance: float
+    batch_size: int,
+    hidden: tuple[int, ...],
+    dtype: torch.dtype,
+    weight_tolerance: float,
+    loss_tolerance: float,
 ) -> None:
-    expected, trained = twins((64, 32), dtype)
+    expected, trained = twins(hidden, dtype)
     images, labels = synthetic(200 * batch_size, dtype)
     expected_losses = torch.stack(reference(expected, 0.1, images, labels, batch_size))
     losses = torch.cat(list(FastEngine(trained, 0.1).train(images, labels, batch_size)))
     assert losses.shape == (200,)
-    assert (losses - expected_losses).abs().max() <= tolerance
-    assert farthest(expected, trained) <= tolerance
+    assert (losses - expected_losses).abs().max() <= loss_tolerance
+    assert farthest(expected, trained) <= weight_tolerance
 
 
 @pytest.mark.parametrize("hidden", [(), (16,), (512, 256), (7, 5, 3)])
@@ -62,15 +74,15 @@ def test_every_width_and_depth_with_a_ragged_last_batch(hidden: tuple[int, ...])
     expected_losses = reference(expected, 0.5, images, labels, 32)
     losses = torch.cat(list(FastEngine(trained, 0.5).train(images, labels, 32)))
     assert len(losses) == 10
-    torch.testing.assert_close(losses, torch.stack(expected_losses), rtol=0, atol=1e-12)
-    assert farthest(expected, trained) <= 1e-12
+    torch.testing.assert_close(losses, torch.stack(expected_losses), rtol=0, atol=1e-13)
+    assert farthest(expected, trained) <= 1e-13
 
 
 def test_each_parameter_moves_by_minus_lr_times_its_autograd_gradient() -> None:
     differentiated, trained = twins((20, 12), torch.float64)
     before = [parameter.detach().clone() for parameter in trained.parameters()]
     images, labels = synthetic(9, torch.float64)
-    nn.functional.cross_entropy(differentiated(images), labels).backward()
+    torch.autograd.backward(nn.functional.cross_entropy(differentiated(images), labels))
     list(FastEngine(trained, 0.25).train(images, labels, 9))
     for start, after, twin in zip(before, trained.parameters(), differentiated.parameters(), strict=True):
         assert twin.grad is not None
@@ -87,10 +99,10 @@ def test_the_same_inputs_give_the_same_bits() -> None:
 
 def test_stopped_between_yields_the_weights_hold_exactly_the_steps_reported() -> None:
     expected, trained = twins((16,), torch.float64)
-    images, labels = synthetic(1000, torch.float64)
+    images, labels = synthetic(3000, torch.float64)
     losses = next(FastEngine(trained, 0.1).train(images, labels, 8))
     done = 8 * len(losses)
-    assert 0 < done < 1000
+    assert 0 < done < 3000
     reference(expected, 0.1, images[:done], labels[:done], 8)
     assert farthest(expected, trained) <= 1e-12
 
@@ -100,6 +112,14 @@ def test_a_diverging_run_reports_non_finite_losses() -> None:
     images, labels = synthetic(640, torch.float32)
     losses = torch.cat(list(FastEngine(mlp, 1e30).train(images, labels, 8)))
     assert not losses.isfinite().all()
+
+
+def test_a_pixel_that_is_never_positive_still_counts() -> None:
+    expected, trained = twins((16,), torch.float64)
+    images, labels = synthetic(64, torch.float64)
+    reference(expected, 0.1, -images, labels, 8)
+    list(FastEngine(trained, 0.1).train(-images, labels, 8))
+    assert farthest(expected, trained) <= 1e-13
 
 
 class Wider(MLP):
