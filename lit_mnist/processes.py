@@ -57,8 +57,8 @@ class Processes:
 
     The first starts the others as `python -m lit_mnist ...` with LOCAL_RANK set, which the Trainer takes for
     the work of a launcher such as torchrun; what a real one started is left to it. Unlike the Trainer's own
-    launcher this one can be interrupted, knows the command line when called from Python, and does not kill the first
-    process for the others' exit codes.
+    launcher this one can be interrupted, knows the command line when called from Python, and does not kill
+    the first process for the others' exit codes.
 
     Args:
         trainer: Not yet used.
