@@ -1,23 +1,33 @@
-"""Files that are either whole or absent: written beside their place, synced, read back, then renamed into it."""
+"""Files that are whole or absent: written beside their place, synced, read back, then renamed into it."""
 
+import errno
 import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+PART = ".part"  # how the names of unfinished files end
+
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that a crash at any moment leaves the old file or the new one, never a part of it.
+    """Writes `content` to `path`: a crash at any moment leaves the old file or the new one, no part of it.
 
-    The temporary file lies in the same folder (a rename is atomic within one file system only), is flushed to the disk and
-    read back before the rename, and the rename itself is flushed too.
+    The temporary file lies in the same folder (a rename is atomic within one file system only), is flushed
+    to the disk and read back before the rename, and the rename itself is flushed too.
 
     Raises:
         OSError: The folder cannot be written, the disk is full, or the disk did not return what was written.
-            `path` is as it was before.
+            `path`, which it names, is as it was before.
     """
+    try:
+        _write(path, content)
+    except OSError as error:  # which would name the temporary file, or none
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -25,14 +35,20 @@ def write_durably(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         if temporary.read_bytes() != content:
-            raise OSError(f"{path}: the disk did not return what was written to it.")
+            raise OSError(errno.EIO, "the disk did not return what was written to it")
         temporary.chmod(0o644)  # mkstemp makes files private to the user
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what writers that were killed left behind. For a folder in which nobody is writing."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_mnist.checkpoint import find_checkpoint, module_from, read_checkpoint
+from lit_mnist.checkpoint import find_checkpoint
 from lit_mnist.curves import as_png
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.dataset import DATASETS
@@ -35,7 +35,7 @@ def evaluate_run(command: str, options: list[str]) -> None:
     command_line = CommandLine(command, [*configured, *options])
     data, trainer = command_line.datamodule, command_line.trainer
     assert isinstance(data, MNISTDataModule)
-    model = module_from(read_checkpoint(path), path)
+    model = LitMLP.load_from_checkpoint(path)
     if command == "validate" and not data.val_size:
         raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")
     (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)

@@ -1,20 +1,22 @@
-"""TensorBoard event files: only what was asked for, no duplicate after a restart, never a reason to stop training."""
+"""TensorBoard event files: only what was asked for, nothing twice after a restart, no reason to stop training."""
 
 import shutil
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only
 from typing_extensions import override
 
 P = ParamSpec("P")
 
 
 def _never_fatal(method: Callable[Concatenate["EventLog", P], None]) -> Callable[Concatenate["EventLog", P], None]:
-    """A curve that cannot be written (full disk, folder gone) is worth one warning, not the run."""
+    """A curve that cannot be written (full disk, folder gone) is worth one sentence, not the run."""
 
     @wraps(method)
     def guarded(self: "EventLog", *args: P.args, **kwargs: P.kwargs) -> None:
@@ -23,10 +25,23 @@ def _never_fatal(method: Callable[Concatenate["EventLog", P], None]) -> Callable
         try:
             method(self, *args, **kwargs)
         except Exception as error:  # the writer's thread hands on whatever it met
-            self.broken = True
-            rank_zero_warn(f"TensorBoard's event file cannot be written any more ({error}); training goes on without it.")
+            self.give_up(error)
 
     return guarded
+
+
+def _silence(writer: str) -> None:
+    """Keeps Python from printing the traceback of this thread, which hands on to us what it met."""
+    others = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if type(failure.thread).__name__ != writer:
+            others(failure)
+
+    threading.excepthook = hook
+
+
+_silence("_AsyncWriterThread")
 
 
 class EventLog(TensorBoardLogger):
@@ -44,10 +59,30 @@ class EventLog(TensorBoardLogger):
         self.folder = folder
         self.broken = False
 
+    @property
+    @override
+    def experiment(self) -> Any:
+        """TensorBoard's writer, made when first asked for; None where its file cannot be."""
+        try:
+            return None if self.broken else super().experiment
+        except OSError as error:
+            self.give_up(error)
+            return None
+
+    def give_up(self, error: Exception) -> None:
+        """Writes no more, and says so once."""
+        if self.broken:
+            return
+        self.broken = True
+        print(
+            f"lit_mnist: TensorBoard's event file cannot be written ({error}); training goes on without it.",
+            file=sys.stderr,
+        )
+
     @override
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing at the start of a run: an entry without results would stay in the table beside the one with them."""
+        """Nothing at the start of a run: an entry without results would stay beside the one with them."""
 
     @override
     @rank_zero_only
@@ -59,7 +94,7 @@ class EventLog(TensorBoardLogger):
     @override
     @rank_zero_only
     def save(self) -> None:
-        """Nothing after each point: the Trainer calls this for every one, and the writer flushes by itself."""
+        """Nothing: the Trainer calls this for every point, and the writer flushes by itself."""
 
     @rank_zero_only
     @_never_fatal
@@ -105,19 +140,25 @@ def event_sizes(folder: Path) -> dict[str, int]:
 
 
 def rewind_events(source: Path, folder: Path, sizes: Mapping[str, int]) -> None:
-    """Leaves in `folder` what `source` had logged at a checkpoint, so that what is trained again is not logged twice.
+    """Leaves in `folder` what `source` had logged at a checkpoint, so that nothing is there twice.
 
     Args:
         source: The run folder of the checkpoint; may be `folder` itself.
         folder: The run folder to go on in.
         sizes: What `event_sizes` said at the checkpoint.
     """
-    for name in sizes:
-        if source != folder and (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
-    for path in event_files(folder):
-        if path.name not in sizes:
-            path.unlink()
-        elif path.stat().st_size > sizes[path.name]:
-            with path.open("r+b") as file:
-                file.truncate(sizes[path.name])
+    try:
+        for name in sizes:
+            if source != folder and (source / name).exists():
+                shutil.copyfile(source / name, folder / name)
+        for path in event_files(folder):
+            if path.name not in sizes:
+                path.unlink()
+            elif path.stat().st_size > sizes[path.name]:
+                with path.open("r+b") as file:
+                    file.truncate(sizes[path.name])
+    except OSError as error:
+        print(
+            f"lit_mnist: {error.filename}: {error.strerror}; TensorBoard may show some points twice.",
+            file=sys.stderr,
+        )

@@ -1,6 +1,7 @@
 """The training system: loss, accuracy, plain SGD, many SGD steps per call of the Trainer."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
@@ -12,13 +13,13 @@ from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_mnist.block import Batch, Block, BlockLoader
+from lit_mnist.checkpoint import CHECKPOINT_FORMAT, find_checkpoint
 from lit_mnist.fast_engine import FastEngine
 from lit_mnist.mlp import CLASSES, MLP
 from lit_mnist.position import count_sgd_steps, restore_position, save_position
 
 Engine = Literal["exact", "fast"]
 ImagesAndLabels = tuple[Tensor, Tensor]
-CHECKPOINT_FORMAT = 1
 
 
 class Diverged(FloatingPointError):
@@ -89,6 +90,25 @@ class LitMLP(pl.LightningModule):
         self._restored_steps_per_epoch: int | None = None
         self.val_measures = _measures("val/")
         self.test_measures = _measures("test/")
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "LitMLP":
+        """As Lightning's, but from this machine only, damage is noticed, and nothing in the file is ever run.
+
+        Args:
+            checkpoint_path: A checkpoint file, or a run folder: its newest one.
+            args, kwargs: As Lightning's; `weights_only` may not be false.
+
+        Raises:
+            ValueError: The file is missing, damaged or foreign, or its weights do not fit what it describes.
+        """
+        path = find_checkpoint(Path(checkpoint_path))
+        if kwargs.setdefault("weights_only", True) is not True:
+            raise ValueError("weights_only must be true: a checkpoint is data, and is never run.")
+        try:
+            return super().load_from_checkpoint(path, *args, **kwargs)
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            raise ValueError(f"{path} holds another network than {cls.__name__}.") from None
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 1, 28, 28) or (N, 784) in [0, 1] -> logits (N, 10)."""
@@ -186,7 +206,7 @@ class LitMLP(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.epoch_loss = torch.cat(self.batch_losses).double().mean().item()
-        self.log("train/loss", self.epoch_loss, logger=False)
+        self.log("train/loss", self.epoch_loss, logger=False, sync_dist=True)
         # to the loggers here, because the Trainer would tell them after the epoch's checkpoint: killed between, it were lost
         for logger in self.loggers:
             logger.log_metrics({"train/loss": self.epoch_loss}, step=self.trainer.current_epoch + 1)
@@ -212,7 +232,7 @@ class LitMLP(pl.LightningModule):
 
     def _log_against_epoch(self, metrics: dict[str, Any]) -> None:
         # A metric called `step` is what the Trainer takes for the loggers' x axis.
-        self.log_dict({**metrics, "step": float(self.trainer.current_epoch + 1)}, on_step=False, on_epoch=True)
+        self.log_dict({**metrics, "step": float(self.trainer.current_epoch + 1)}, on_step=False, on_epoch=True, sync_dist=True)
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[ImagesAndLabels]) -> dict[str, float]:

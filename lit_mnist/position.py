@@ -1,8 +1,8 @@
-"""Where a run stands, in the Trainer's own counters: made unambiguous when saved, put right when a run goes on.
+"""Where a run stands, in the Trainer's own counters: unambiguous when saved, put right when a run goes on.
 
-The SGD steps done decide everything: epoch and step within it are their quotient and remainder by the steps per epoch. The
-Trainer (pytorch-lightning 2.6) counts blocks and hooks instead, and restores other things depending on the hook it was saved
-in; so a checkpoint of ours always holds one and the same form, whichever hook it was taken in.
+The SGD steps done decide everything: epoch and step within it are their quotient and remainder by the steps per
+epoch. The Trainer (pytorch-lightning 2.6) counts blocks and hooks instead, and restores other things depending on the
+hook it was saved in; so a checkpoint of ours always holds one and the same form, whichever hook it was taken in.
 """
 
 from typing import Any
@@ -42,14 +42,14 @@ def save_position(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def restore_position(trainer: pl.Trainer, steps_per_epoch: int | None) -> None:
-    """Adapts the restored counters to the loader at hand, whose blocks may be of another size than those of the saved run.
+    """Adapts the restored counters to the loader at hand, whose blocks may be of another size than the saved run's.
 
     Args:
         trainer: About to start training.
         steps_per_epoch: What `save_position` found; None in a run that starts at the beginning.
 
     Raises:
-        ValueError: An epoch has another number of SGD steps now.
+        ValueError: An epoch has another number of SGD steps now, or the restored counters contradict each other.
     """
     loader = trainer.train_dataloader
     if not isinstance(loader, BlockLoader):
@@ -57,7 +57,13 @@ def restore_position(trainer: pl.Trainer, steps_per_epoch: int | None) -> None:
     loader.limit_blocks(int(trainer.num_training_batches))
     if steps_per_epoch not in (None, loader.steps_per_epoch):
         raise ValueError(
-            f"an epoch has {loader.steps_per_epoch} SGD steps now, but {steps_per_epoch} in the run to continue."
+            f"an epoch has {loader.steps_per_epoch} SGD steps, but in the run to continue it had {steps_per_epoch}."
+        )
+    done = trainer.global_step % loader.steps_per_epoch
+    if loader.step != done:
+        raise ValueError(
+            f"the checkpoint contradicts itself: after {trainer.global_step} SGD steps its epoch stands at step {done}, "
+            f"but its data loader at {loader.step}."
         )
     current = trainer.fit_loop.epoch_loop.batch_progress.current
     for counter in COUNTERS:
