@@ -25,6 +25,7 @@ from lit_mnist.idx import read_bytes
 _log = logging.getLogger("lit_mnist")
 
 _SECONDS_WITHOUT_AN_ANSWER = 30.0
+_MOST_ATTEMPTS = 100
 
 
 def publish(data_set: DataSet, raw: Path) -> None:
@@ -64,24 +65,28 @@ def publish(data_set: DataSet, raw: Path) -> None:
 
 @contextlib.contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time. The folders that it made are gone again if nothing came into them."""
-    made = [one for one in (folder / "raw", folder, *folder.parents) if not one.exists()]
+    """One process at a time. No empty folder is left where nothing came into it."""
     path = folder / ".lock"
     lock = FileLock(path)
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        # A process that found no source removes the folder, also between these two lines.
-        with contextlib.suppress(FileNotFoundError):
+    for attempt in range(1, _MOST_ATTEMPTS + 1):
+        made = [parent for parent in folder.parents if not parent.exists()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             break
+        except (
+            FileNotFoundError
+        ):  # a process that found no source removes the folder, also between these lines
+            if attempt == _MOST_ATTEMPTS:
+                raise
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # raised by the first folder that is not empty
-            for one in made:
-                if one == folder:
-                    path.unlink()
-                one.rmdir()
+            (folder / "raw").rmdir()
+            path.unlink()
+            for empty in (folder, *made):
+                empty.rmdir()
         lock.release()
 
 

@@ -284,14 +284,24 @@ def test_unknown_names_are_refused_with_the_known_ones(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    root = tmp_path / "file"
-    root.write_text("text")
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to itself", "too long a name", "not a disk"])
+def test_a_root_that_cannot_be_a_folder_is_refused(kind: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    if kind == "file":
+        root.write_text("text")
+    elif kind == "dangling link":
+        root.symlink_to(tmp_path / "nothing")
+    elif kind == "link to itself":
+        root.symlink_to(root)
+    elif kind == "too long a name":
+        root = tmp_path / ("x" * 300)
+    elif kind == "not a disk":
+        root = Path("/proc/self")
     with pytest.raises(
         ValueError, match=rf"{root}/MNIST/raw cannot be written \(.*\); choose another folder"
     ):
         prepare("MNIST", root)
-    assert root.read_text() == "text"
+    assert [path.name for path in tmp_path.iterdir()] == (["root"] if root.name == "root" else [])
 
 
 def test_every_class_has_its_name() -> None:

@@ -188,11 +188,13 @@ def test_without_a_network_the_sentence_says_what_to_do_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_users_own_empty_folder_stays(data_set: DataSet, tmp_path: Path) -> None:
-    raw_of(data_set, tmp_path).mkdir(parents=True)
+def test_a_failure_leaves_the_users_own_files_and_folders(data_set: DataSet, tmp_path: Path) -> None:
+    raw = raw_of(data_set, tmp_path)
+    raw.mkdir(parents=True)
+    (raw.parent / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="could not be downloaded"):
         prepare(data_set.name, tmp_path)
-    assert raw_of(data_set, tmp_path).is_dir()
+    assert [path.name for path in raw.parent.iterdir()] == ["notes.txt"]
 
 
 def test_labels_outside_their_range_are_noticed_in_every_kind_of_file(
