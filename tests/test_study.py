@@ -98,7 +98,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str
     folder = tmp_path_factory.mktemp("undisturbed")
     code, output, errors = study(*GRID, folder=folder)
     assert code == 0, errors
-    assert re.search(r"^4 runs; \d+ at once, about \d+ (s|min)", errors), errors
+    assert re.search(r"(?m)^4 runs; \d+ at once, about \d+ (s|min)", errors), errors
     assert "lr0.5 seed 2: trained, train loss" in errors
     assert output.splitlines()[-1] == "python -m lit_mnist report logs/study"
     assert len(results(folder)) == 4
@@ -114,11 +114,11 @@ def test_a_study_killed_then_stopped_continues_to_the_same_bytes(
     wait_for(lambda: begun(tmp_path) >= 1, "a first checkpoint", killed)
     killed.kill()
     killed.communicate(timeout=PATIENCE)  # until all that could write to its pipes have ended
-    assert len(results(tmp_path)) < 4
     deadline = time.monotonic() + 10
     while processes_in(tmp_path):
         assert time.monotonic() < deadline, f"outlived the killed study: {processes_in(tmp_path)}"
         time.sleep(0.02)
+    assert not results(tmp_path), "a run went on after its study was killed"
 
     stopped = start(*GRID, folder=tmp_path)
     wait_for(lambda: begun(tmp_path) >= 3, "a checkpoint of a third run", stopped)
@@ -202,16 +202,16 @@ def test_a_failing_run_and_a_diverging_one_are_recorded_while_the_others_go_on(t
         "--data.train_size",
         "4000",
     ]
-    planted = tmp_path / "logs/study/lr0.5/seed_1/config.yaml"
+    planted = tmp_path / "logs/study/lr0.5/seed_1/checkpoints"
     planted.parent.mkdir(parents=True)
-    planted.write_text("this folder: has another owner\n")
+    planted.write_text("a file where fit wants a folder")
 
     code, output, _ = study(*grid, folder=tmp_path)
     assert code == 1
-    assert "lr0.5 seed 1: failed. fit ended with exit code 2: " in output
+    assert "lr0.5 seed 1: failed. fit ended with exit code 1: " in output
     assert "lr1e20 seed 1: diverged. " in output
     failure = json.loads((planted.parent / "failure.json").read_text())
-    assert failure["exit_code"] == 2
+    assert failure["exit_code"] == 1
     assert failure["reason"] in output
 
     planted.unlink()
