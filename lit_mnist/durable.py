@@ -45,10 +45,16 @@ def _write(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def is_part(path: Path) -> bool:
+    """Whether this is a file that `write_durably` has begun and not finished."""
+    return path.name.startswith(".") and path.name.endswith(PART)
+
+
 def remove_parts(folder: Path) -> None:
     """Removes what writers that were killed left behind. For a folder in which nobody is writing."""
-    for part in folder.glob(f".*{PART}"):
-        part.unlink(missing_ok=True)
+    for path in folder.glob(".*"):
+        if is_part(path):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

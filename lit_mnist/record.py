@@ -1,5 +1,7 @@
 """Keeps the record of a run: curves, checkpoints, and in the end what it came to."""
 
+import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,7 +19,7 @@ from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.progress import EpochProgress
 from lit_mnist.provenance import versions
 from lit_mnist.run_folder import RunFolder
-from lit_mnist.signals import Stopped, stop_through
+from lit_mnist.signals import Stopped, stop_at_once, stop_through
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0  # at 10 to 20 ms each, well under 1 % of the time
 
@@ -63,6 +65,7 @@ class RunRecord(Checkpoint):
         self.test_every_epoch = test_every_epoch
         self.seconds_between_checkpoints = seconds_between_checkpoints
         self.history = History()
+        self.settings: dict[str, Any] = {}  # what makes the result beside the module's and the data's parameters
         self.events: EventLog | None = None
         self._folder: RunFolder | None = None
         self._signal: int | None = None
@@ -93,6 +96,7 @@ class RunRecord(Checkpoint):
         return {
             "history": history,
             "event_sizes": event_sizes(self.folder.path),
+            "settings": self.settings,
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
@@ -126,17 +130,18 @@ class RunRecord(Checkpoint):
         stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
         late = time.monotonic() - self._saved >= self.seconds_between_checkpoints
         due = trainer.strategy.reduce_boolean_decision(late, all=False)
-        if stop or due or trainer.global_step == trainer.max_steps:
+        if stop or due:
             self._count_seconds()
             self._save(trainer)
         if stop:
-            self._stop()
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module, history = cast(LitMLP, pl_module), self.history
         measured = {"loss": module.epoch_loss}
-        history.train_loss_by_epoch.append(module.epoch_loss)
-        history.train_seconds_by_epoch.append(round(history.seconds_in_epoch, 3))
+        # in place of the epoch's first part, if max_steps had ended the run there
+        history.train_loss_by_epoch[trainer.current_epoch :] = [module.epoch_loss]
+        history.train_seconds_by_epoch[trainer.current_epoch :] = [round(history.seconds_in_epoch, 3)]
         if self._epoch_is_complete(trainer):
             if "val/loss" in trainer.callback_metrics:
                 history.val_loss_by_epoch.append(trainer.callback_metrics["val/loss"].item())
@@ -152,9 +157,12 @@ class RunRecord(Checkpoint):
             self.progress.epoch_line(trainer, measured, history.seconds_in_epoch)
         if self._epoch_is_complete(trainer):
             self.history.seconds_in_epoch = 0.0
-            self._save(trainer)
-            if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
-                self._stop()
+        self._save(trainer)
+        self._stop_if_asked(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stop_at_once()
+        self._stop_if_asked(trainer)
 
     def _epoch_is_complete(self, trainer: pl.Trainer) -> bool:
         loader = trainer.train_dataloader
@@ -175,6 +183,13 @@ class RunRecord(Checkpoint):
             trainer.save_checkpoint(self.folder.checkpoint_path(trainer.global_step))
         self._saved = time.monotonic()
 
-    def _stop(self) -> None:
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
+            self._stop(trainer)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            done = f"stopped after {trainer.global_step} SGD steps"
+            print(f"lit_mnist: {done}; the same command goes on from there.", file=sys.stderr)
         # under several processes the signal may have reached another one only
-        raise Stopped(self._signal or 15)
+        raise Stopped(self._signal or signal.SIGTERM)

@@ -33,6 +33,8 @@ def finish(run: "Run", folder: RunFolder, diverged: Diverged | None) -> Config:
         The content of `result.json`.
     """
     measured = {} if diverged else _measure(run)
+    if not math.isfinite(measured.get("train_loss", 0)):  # since the last step: no batch came after to show it
+        measured, diverged = {}, Diverged(run.trainer.current_epoch, run.trainer.global_step)
     result = _result(run, diverged, measured)
     if run.trainer.is_global_zero:
         _log(run, result)
@@ -46,7 +48,12 @@ def _measure(run: "Run") -> dict[str, float]:
     run.model.to(run.trainer.strategy.root_device)  # the Trainer leaves it on the CPU
     train = run.model.evaluate(run.data.train_evaluation_dataloader())
     test = run.model.evaluate(run.data.test_dataloader())
-    return {"train_accuracy": train["accuracy"], "test_accuracy": test["accuracy"], "test_loss": test["loss"]}
+    return {
+        "train_loss": train["loss"],
+        "train_accuracy": train["accuracy"],
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+    }
 
 
 def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -> Config:
@@ -80,7 +87,7 @@ def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -
         "steps_per_epoch": loader.steps_per_epoch,
         "train_loss_by_epoch": losses,
         "test_accuracy_by_epoch": history.test_accuracy_by_epoch,
-        "val_loss_by_epoch": history.val_loss_by_epoch,
+        "val_loss_by_epoch": [_finite(loss) for loss in history.val_loss_by_epoch],
         "val_accuracy_by_epoch": history.val_accuracy_by_epoch,
         "final_train_loss": None if diverged else losses[-1],
         "train_accuracy": measured.get("train_accuracy"),

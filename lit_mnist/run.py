@@ -1,12 +1,11 @@
 """One run from its configuration to its result: claim a folder, train or go on, finish the record."""
 
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lit_mnist.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
@@ -14,10 +13,10 @@ from lit_mnist.data import MNISTDataModule
 from lit_mnist.event_log import EventLog, rewind_events
 from lit_mnist.lit_mlp import Diverged, LitMLP
 from lit_mnist.processes import Processes
-from lit_mnist.provenance import versions
 from lit_mnist.record import RunRecord
 from lit_mnist.result import finish
 from lit_mnist.run_folder import Config, RunFolder, claim_run_folder
+from lit_mnist.same_experiment import check_same_experiment
 from lit_mnist.signals import stop_at_once
 
 LOGS = Path("logs")
@@ -84,10 +83,25 @@ def _plan(run: Run, leaving: ExitStack) -> tuple[RunFolder, Path | None]:
     run.data.setup()
     folder = _claim(run, named)
     leaving.callback(folder.unlock)
-    start = given or (find_checkpoint(folder.path) if list_checkpoints(folder.path) else None)
+    start = given
+    elsewhere = given is None or given.parent.parent.resolve() != folder.path.resolve()
+    if elsewhere and list_checkpoints(folder.path):  # the same command goes on where it got to, not where it began
+        start = find_checkpoint(folder.path)
+    run.record.settings = _settings(run)
     if start is not None:
-        _check_same_experiment(run, start)
+        check_same_experiment(run, start)
     return folder, start
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What makes the result beside the module's and the data module's parameters, as plain values."""
+    limit = run.trainer.limit_train_batches
+    limited_to = None if limit == 1.0 else f"{limit} (blocks of {run.data.steps_per_block} SGD steps)"
+    return {
+        "precision": str(run.trainer.precision),
+        "test_every_epoch": run.record.test_every_epoch,
+        "limit_train_batches": limited_to,
+    }
 
 
 def _claim(run: Run, named: str | None) -> RunFolder:
@@ -98,6 +112,9 @@ def _claim(run: Run, named: str | None) -> RunFolder:
     if not folder.lock():
         raise ValueError(f"{named}: another process is training there.")
     _refuse_finished(named)  # it may have been finished since
+    if folder.is_foreign:
+        folder.unlock()
+        raise ValueError(f"{named} holds the files of something else; choose another --run_dir.")
     return folder
 
 
@@ -116,23 +133,6 @@ def _folder_to_go_on_in(ckpt_path: str | None, parent: Path) -> str | None:
     if ckpt_path and Path(ckpt_path).is_dir() and not RunFolder(Path(ckpt_path)).is_finished:
         return ckpt_path
     return None
-
-
-def _check_same_experiment(run: Run, start: Path) -> None:
-    checkpoint = read_checkpoint(start)
-    run.model.check_same_experiment(checkpoint["hyper_parameters"])
-    run.data.load_state_dict(checkpoint["MNISTDataModule"])
-    begun = checkpoint["callbacks"]["RunRecord"]
-    for what, before, now in (
-        ("threads", begun["threads"], torch.get_num_threads()),
-        ("versions", begun["versions"], versions()),
-    ):
-        if before != now:
-            print(
-                f"lit_mnist: the run was begun with {what} {before} and goes on with {now}: "
-                "its bits may differ from those of an uninterrupted run.",
-                file=sys.stderr,
-            )
 
 
 def _fit(run: Run, folder: RunFolder, start: Path | None) -> Diverged | None:

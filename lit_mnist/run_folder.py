@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lit_mnist.durable import write_durably
+from lit_mnist.durable import is_part, remove_parts, write_durably
 
 Config = dict[str, Any]
 
@@ -39,16 +39,24 @@ class RunFolder:
     @property
     def is_free(self) -> bool:
         """Nothing lies in it that could be lost."""
-        return not self.path.exists() or {child.name for child in self.path.iterdir()} <= {".lock"}
+        return not self.path.exists() or all(
+            child.name == ".lock" or is_part(child) for child in self.path.iterdir()
+        )
+
+    @property
+    def is_foreign(self) -> bool:
+        """Something else than a run of ours wrote files here that a run would overwrite or remove."""
+        ours = self.config is not None or any(self.path.glob("checkpoints/step=*.ckpt"))
+        return not ours and (self.config_path.exists() or any(self.path.glob("events.out.tfevents.*")))
 
     @property
     def config(self) -> Config | None:
         """The configuration that the run was started with; None where there is none to be read."""
         try:
             config = yaml.safe_load(self.config_path.read_text())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: not UTF-8, a 31st of June
             return None
-        return config if isinstance(config, dict) else None
+        return config if isinstance(config, dict) and {"model", "data", "trainer"} <= set(config) else None
 
     def is_open_to(self, config: Config) -> bool:
         """Whether a run with this configuration may begin or go on here."""
@@ -62,6 +70,8 @@ class RunFolder:
             self._lock.acquire(timeout=0)
         except Timeout:
             return False
+        for folder in (self.path, self.path / "checkpoints"):
+            remove_parts(folder)
         return True
 
     def unlock(self) -> None:

@@ -1,0 +1,62 @@
+"""Whether a run may go on from a checkpoint: only if it then ends as it would have uninterrupted."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lit_mnist.checkpoint import read_checkpoint
+from lit_mnist.provenance import versions
+
+if TYPE_CHECKING:
+    from lit_mnist.run import Run
+
+
+def check_same_experiment(run: "Run", start: Path) -> None:
+    """Compares a run with the one that saved a checkpoint; says what may make the bits, but not the sense, differ.
+
+    Args:
+        run: Its data module set up; nothing trained yet.
+        start: The checkpoint.
+
+    Raises:
+        ValueError: The experiment would be another one; names what differs, and both values.
+    """
+    checkpoint = read_checkpoint(start)
+    try:
+        run.model.check_same_experiment(checkpoint["hyper_parameters"])
+        run.data.load_state_dict(checkpoint["MNISTDataModule"])
+        begun = checkpoint["callbacks"]["RunRecord"]
+        _check_settings(run.record.settings, begun["settings"])
+        _check_end(run, checkpoint["global_step"], checkpoint["lit_mnist"]["steps_per_epoch"])
+        _warn_of_other_bits(begun["threads"], begun["versions"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{start} was not saved by the command fit: there is no run to go on with.") from None
+
+
+def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
+    for name, value in now.items():
+        if value != then[name]:
+            raise ValueError(f"{name} is {value}, but the run to continue was trained with {then[name]}.")
+
+
+def _check_end(run: "Run", steps: int, steps_per_epoch: int) -> None:
+    """The run may be made longer, but not shorter than it is."""
+    for name, limit, done in (
+        ("max_epochs", run.trainer.max_epochs, steps / steps_per_epoch),
+        ("max_steps", run.trainer.max_steps, steps),
+    ):
+        if limit is not None and 0 <= limit < done:
+            raise ValueError(f"{name} is {limit}, but the run to continue has already come to {done:g}.")
+
+
+def _warn_of_other_bits(threads: int, begun_with: dict[str, str]) -> None:
+    then, now = {"threads": threads, **begun_with}, {"threads": torch.get_num_threads(), **versions()}
+    for name in now:
+        if then.get(name) != now[name]:
+            print(
+                f"lit_mnist: {name} is {now[name]}, but the run was begun with {then.get(name)}: "
+                "its bits may differ from those of an uninterrupted run.",
+                file=sys.stderr,
+            )
