@@ -39,15 +39,17 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("a high learning rate descends fast at first", "lr", -1, ((EARLY_LOSS, LESS), (FIRST_LOSS, LESS))),
-    Claim("but it fluctuates", "lr", -1, ((RISES, MORE),)),
-    Claim("and it ends worse", "lr", -1, ((FINAL_LOSS, MORE), (TEST_ACCURACY, LESS))),
-    Claim("a low learning rate is smooth", "lr", 0, ((RISES, LESS),)),
-    Claim("but it is slower", "lr", 0, ((FIRST_LOSS, MORE), (EPOCHS_TO_TENTH, MORE))),
-    Claim("small batches are noisier per epoch", "batch_size", 0, ((RISES, MORE),)),
-    Claim("and dearer in time", "batch_size", 0, ((EPOCH_SECONDS, MORE),)),
-    Claim("large batches are smooth", "batch_size", -1, ((RISES, LESS),)),
-    Claim("but slower per epoch", "batch_size", -1, ((FIRST_LOSS, MORE), (EPOCHS_TO_TENTH, MORE))),
+    Claim("A high learning rate descends fast at first", "lr", -1, ((EARLY_LOSS, LESS), (FIRST_LOSS, LESS))),
+    Claim("A high learning rate fluctuates", "lr", -1, ((RISES, MORE),)),
+    Claim("A high learning rate ends worse", "lr", -1, ((FINAL_LOSS, MORE), (TEST_ACCURACY, LESS))),
+    Claim("A low learning rate is smooth", "lr", 0, ((RISES, LESS),)),
+    Claim("A low learning rate is slower", "lr", 0, ((FIRST_LOSS, MORE), (EPOCHS_TO_TENTH, MORE))),
+    Claim("Small batches are noisier per epoch", "batch_size", 0, ((RISES, MORE),)),
+    Claim("Small batches are dearer in time", "batch_size", 0, ((EPOCH_SECONDS, MORE),)),
+    Claim("Large batches are smooth", "batch_size", -1, ((RISES, LESS),)),
+    Claim(
+        "Large batches are slower per epoch", "batch_size", -1, ((FIRST_LOSS, MORE), (EPOCHS_TO_TENTH, MORE))
+    ),
 )
 
 
@@ -68,7 +70,7 @@ def _judge(claim: Claim, ladder: Ladder, comparisons: Sequence[Comparison]) -> t
             vote = OPEN if each.direction == 0 else FOR if each.direction == wanted else AGAINST
             votes.append(vote)
             lines.append(f"{each.label}, {each.pair}: {each.effect}: {vote}.")
-    return (f"“{claim.text}” ({subject.name}): {_verdict(votes)}.", *lines)
+    return (f"{claim.text} ({subject.name}): {_verdict(votes)}.", *lines)
 
 
 def _verdict(votes: Sequence[str]) -> str:
@@ -92,4 +94,7 @@ def _judge_stability(ladder: Ladder) -> tuple[str, ...]:
     ]
     if highest.trained:
         lines.append(f"test accuracy of the trained runs: {TEST_ACCURACY.describe(highest.trained)} %.")
-    return (f"“training is less stable, but accuracies are still high” ({highest.name}): {verdict}.", *lines)
+    return (
+        f"Training is less stable at a high learning rate, but accuracies are still high ({highest.name}): {verdict}.",
+        *lines,
+    )

@@ -84,12 +84,13 @@ class Comparison:
         return f"{self._shift(self.difference.detectable).lstrip('+')} {self.quantity.unit}"
 
     @property
-    def test(self) -> str:
+    def test(self) -> tuple[str, ...]:
+        """Its name, and of how many pairs, or of how many runs of the higher and the lower rung."""
         if self.quantity is None:
-            return "Fisher exact"
+            return ("Fisher exact",)
         if self.difference is None:
-            return "–"
-        return f"{self.difference.test}, n = {' and '.join(map(str, self.difference.n))}"
+            return ("–",)
+        return (self.difference.test, f"n = {' and '.join(map(str, self.difference.n))}")
 
     def _shift(self, value: float) -> str:
         assert self.quantity is not None
@@ -123,7 +124,7 @@ def write_p(p: float | None) -> str:
 def _compare(lower: Configuration, higher: Configuration, quantity: Quantity | None) -> Comparison:
     if quantity is None:
         p = None
-        if len(lower.runs) > 1 and len(higher.runs) > 1:
+        if (lower.failed or higher.failed) and min(len(lower.runs), len(higher.runs)) > 1:
             p = share_p(len(lower.failed), len(lower.runs), len(higher.failed), len(higher.runs))
         return Comparison(lower, higher, None, None, p)
     below, above = _by_seed(lower, quantity), _by_seed(higher, quantity)

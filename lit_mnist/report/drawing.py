@@ -75,18 +75,28 @@ def style() -> Iterator[None]:
 
 
 class Palette:
-    """One colour and one marker per configuration, in every figure the same."""
+    """One colour and one marker per configuration, in every figure the same.
+
+    Of more than eight configurations two with the same colour never stand in one ladder of up to eight: the colours form a
+    Latin square over learning rate and batch size.
+    """
 
     def __init__(self, configurations: Sequence[Configuration]) -> None:
-        self._index = {configuration.name: index for index, configuration in enumerate(configurations)}
+        places = {each.name: (index, 0) for index, each in enumerate(configurations)}
+        if len(configurations) > len(SERIES):
+            lrs = sorted({each.lr for each in configurations})
+            sizes = sorted({each.batch_size for each in configurations})
+            places = {
+                each.name: (lrs.index(each.lr), sizes.index(each.batch_size)) for each in configurations
+            }
+        self._places = places
 
     def colour(self, configuration: Configuration) -> str:
-        return SERIES[self._index[configuration.name] % len(SERIES)]
+        return SERIES[sum(self._places[configuration.name]) % len(SERIES)]
 
     def marker(self, configuration: Configuration) -> str:
-        # beyond eight configurations a colour comes back with another marker
-        turn, index = divmod(self._index[configuration.name], len(SERIES))
-        return MARKERS[(index + turn) % len(MARKERS)]
+        column, row = self._places[configuration.name]
+        return MARKERS[(column + 2 * row) % len(MARKERS)]
 
 
 def to_svg(canvas: Canvas) -> str:

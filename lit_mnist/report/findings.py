@@ -31,10 +31,10 @@ def ladder_findings(ladder: Ladder, comparisons: Sequence[Comparison]) -> list[B
         ),
         descent_table(ladder),
         Paragraph(
-            f"All comparisons, the higher value of {ladder.key} against the lower. Losses and seconds are compared as ratios."
+            f"All comparisons, the higher value of {ladder.key} against the lower. Losses and seconds are compared as ratios; in brackets 95 % intervals."
         ),
         comparison_table(own),
-        Heading(3, "What the published analysis said"),
+        Heading(3, "What the published analysis said, and whether the runs agree"),
         Bullets(judge_claims(ladder, own)),
     ]
 
@@ -49,10 +49,9 @@ def _sentence(ladder: Ladder, comparisons: Sequence[Comparison]) -> tuple[str, .
         if not any(first.quantity.values(rung.trained) for rung in ladder.rungs):
             return ()
     label = first.label[0].upper() + first.label[1:]
-    return (
-        f"{label}: {', '.join(values)}.",
-        *(f"{each.pair}: {each.effect}: {each.verdict}." for each in comparisons),
-    )
+    tested = [each for each in comparisons if each.p is not None or each.quantity]
+    verdicts = [f"{each.pair}: {each.effect}: {each.verdict}." for each in tested]
+    return (f"{label}: {', '.join(values)}.", *verdicts)
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
@@ -71,7 +70,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         [
             each.label,
             each.pair,
-            each.effect,
+            two_lines(each.effect),
             each.test,
             write_p(each.p),
             write_p(each.corrected_p),
@@ -79,8 +78,15 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             each.verdict,
         ]
         for each in comparisons
+        if each.p is not None or each.quantity
     ]
     return Table(head, rows)
+
+
+def two_lines(effect: str) -> Cell:
+    """The interval below the estimate."""
+    estimate, bracket, interval = effect.partition(" (")
+    return (estimate, bracket.strip() + interval) if interval else effect
 
 
 def descent_table(ladder: Ladder) -> Table:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -18,7 +19,7 @@ from lit_mnist.report.published import find_published
 
 HIGHEST = 2.6  # nats; guessing is 2.3, and what a diverging run does above that would flatten everything else
 COLUMNS = 3
-THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.15g}")
+PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 
 Array = NDArray[np.float64]
 
@@ -79,7 +80,7 @@ def draw_batch_sizes(ladder: Ladder, palette: Palette, name: str) -> Figure:
         columns = max(1, int((WIDTH - 0.8) / (0.6 + text_width(rung.name for rung in ladder.rungs))))
         lines = math.ceil(len(ladder.rungs) / columns)
         canvas = Canvas(figsize=(WIDTH, 5.3 + 0.2 * lines))
-        margins(canvas, right=0.2, top=0.2 + 0.2 * lines, between=(0.25, 0.55), panels=(2, 2))
+        margins(canvas, right=0.36, top=0.2 + 0.2 * lines, between=(0.25, 0.55), panels=(2, 2))
         panels = canvas.subplots(2, 2, sharey=True)
         for axes, (label, scale) in zip(panels.ravel(), scales, strict=True):
             for rung in ladder.rungs:
@@ -87,12 +88,11 @@ def draw_batch_sizes(ladder: Ladder, palette: Palette, name: str) -> Figure:
             axes.set_xlabel(label)
             if label in ("SGD steps", "seconds of training"):
                 axes.set_xscale("log")
-                axes.xaxis.set_major_formatter(THOUSANDS)
-                axes.xaxis.set_minor_locator(NullLocator())
+                _log_ticks(axes.xaxis, *axes.get_xlim())
             else:
                 axes.set_xlim(left=0)
             if label == "images seen":
-                axes.xaxis.set_major_formatter(THOUSANDS)
+                axes.xaxis.set_major_formatter(PLAIN)
                 axes.xaxis.set_major_locator(MaxNLocator(4))
             _log_scale(axes)
         for axes in panels[:, 0]:
@@ -190,11 +190,14 @@ def _curve(
 
 def _log_scale(axes: Axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    low, high = axes.get_ylim()
-    if high / low < 30:  # less than one and a half decades has too few powers of ten
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_minor_locator(NullLocator())
+    _log_ticks(axes.yaxis, *axes.get_ylim())
+
+
+def _log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers; between the powers of ten too, where there are few of them."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 30 else (1,)))
+    axis.set_major_formatter(PLAIN)
+    axis.set_minor_locator(NullLocator())
 
 
 def _images(rung: Configuration) -> float:

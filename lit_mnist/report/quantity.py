@@ -117,7 +117,7 @@ def _gap(run: Run) -> float | None:
 
 
 ONE_IMAGE = 1e-4  # of the 10,000 test images
-POINTS = "percentage points"
+POINTS = "points"
 
 EARLY_LOSS = Quantity(
     "early loss", "training loss in the first tenth of epoch 1", early_loss, decimals=3, relative=True
