@@ -149,43 +149,52 @@ class LitMLP(pl.LightningModule):
         """Performs the SGD steps of a block, or the single one of an ordinary (images, labels) batch."""
         block = batch if isinstance(batch, Block) else Block.of_one_batch(*batch)
         block.images = block.images.to(self.mlp.layers[0].weight.dtype)
+        begun, max_steps = self.trainer.global_step, self.trainer.max_steps
+        steps_left = len(block) if max_steps < 0 else max_steps - begun
         engine = self._exact_steps if self.engine == "exact" else self._fast_steps
         losses = []
-        for loss in engine(block):
+        for loss in engine(block, steps_left):
             losses.append(loss)
-            if self.stop_requested or self.trainer.global_step == self.trainer.max_steps:
+            if self.stop_requested or len(losses) == steps_left:
                 break
-        self._finish_block(block, self.trainer.strategy.reduce(torch.cat(losses), reduce_op="mean"))
+        mean_losses = self.trainer.strategy.reduce(torch.cat(losses), reduce_op="mean")  # over the devices
+        count_sgd_steps(self.trainer, begun + len(mean_losses) - self.trainer.global_step)
+        self.batch_losses.append(mean_losses)
+        self._stop_if_diverged(mean_losses)
+        self._log_block(block, mean_losses)
 
-    def _exact_steps(self, block: Block) -> Iterator[Tensor]:
+    def _exact_steps(self, block: Block, steps_left: int) -> Iterator[Tensor]:
         optimizer = cast(LightningOptimizer, self.optimizers())
+        parameters = list(self.mlp.parameters())
+        autocast = torch.is_autocast_enabled(self.device.type)
+        # The Trainer's way around backward and step averages gradients over devices and scales those of float16. Where it
+        # does neither it would only cost time: its hooks are called once per block, not per SGD step.
+        direct = self.trainer.world_size == 1 and self.trainer.scaler is None
         for batch in block:
-            optimizer.zero_grad()
+            for parameter in parameters:
+                parameter.grad = None
             logits = self.mlp(batch.images)
             if batch.weight == 1:
                 loss = F.cross_entropy(logits, batch.labels)
             else:  # the sum, because a device without an image has no mean
                 share = batch.weight / max(1, len(batch.labels))
                 loss = F.cross_entropy(logits, batch.labels, reduction="sum") * share
-            self.manual_backward(loss)
-            optimizer.step()
-            if torch.is_autocast_enabled(self.device.type):
+            if direct:
+                loss.backward()
+                optimizer.optimizer.step()
+            else:
+                self.manual_backward(loss)
+                optimizer.step()
+            if autocast:
                 torch.clear_autocast_cache()  # it holds the weights as they were before this step
             yield loss.detach().view(1)
 
-    def _fast_steps(self, block: Block) -> Iterator[Tensor]:
-        steps_left = len(block) if self.trainer.max_steps < 0 else self.trainer.max_steps - self.trainer.global_step
+    def _fast_steps(self, block: Block, steps_left: int) -> Iterator[Tensor]:
         rows = sum(block.sizes[:steps_left])  # the engine may make several steps before it comes back
         images, labels = block.images[:rows].flatten(1), block.labels[:rows]
         for losses in FastEngine(self.mlp, self.lr).train(images, labels, block.sizes[0]):
             block.drawn += len(losses)
-            count_sgd_steps(self.trainer, len(losses))
             yield losses
-
-    def _finish_block(self, block: Block, losses: Tensor) -> None:
-        self.batch_losses.append(losses)
-        self._stop_if_diverged(losses)
-        self._log_block(block, losses)
 
     def _stop_if_diverged(self, losses: Tensor) -> None:
         finite = losses.isfinite()

@@ -15,7 +15,7 @@ COUNTERS = ("ready", "started", "processed", "completed")
 
 
 def count_sgd_steps(trainer: pl.Trainer, steps: int) -> None:
-    """Counts SGD steps that were not made through the Trainer's optimizer wrapper."""
+    """Counts SGD steps that were made around the Trainer's optimizer wrapper, which counts its own."""
     total = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
     total.ready += steps
     total.completed += steps
