@@ -1,4 +1,4 @@
-"""lit_mnist: a multilayer perceptron on MNIST with PyTorch Lightning, and what the learning rate and the batch size do to it."""
+"""A multilayer perceptron on MNIST with PyTorch Lightning, and what the learning rate and the batch size do to it."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,6 +1,7 @@
 """The network: a multilayer perceptron for 28x28 grey-scale images, in plain PyTorch."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ class MLP(nn.Module):
         self.hidden = tuple(hidden)
         widths = (IMAGE_PIXELS, *self.hidden, CLASSES)
         self.layers = nn.ModuleList(
-            nn.Linear(inputs, outputs) for inputs, outputs in zip(widths, widths[1:], strict=False)
+            nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def stopping_on_signals() -> Iterator[None]:
 def stop_at_once() -> None:
     """From now on a signal raises `Stopped` wherever the program is."""
 
-    def handle(signal_number: int, frame: FrameType | None) -> None:
+    def handle(signal_number: int, _: FrameType | None) -> None:
         raise Stopped(signal_number)
 
     _install(handle)
@@ -46,7 +46,7 @@ def stop_at_once() -> None:
 def stop_through(request: Callable[[int], None]) -> None:
     """From now on the first signal calls `request` with its number; a second one raises `Stopped`."""
 
-    def handle(signal_number: int, frame: FrameType | None) -> None:
+    def handle(signal_number: int, _: FrameType | None) -> None:
         stop_at_once()
         request(signal_number)
 
