@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 T = TypeVar("T")
 ARRIVED = "LIT_MNIST_ARRIVED"  # in the environment: the file by which a process says that it is ready to join
@@ -79,10 +80,10 @@ class Processes:
                 f"torchrun started {started} processes, but --trainer.devices (its --nproc-per-node) times "
                 f"--trainer.num_nodes is {trainer.world_size}."
             )
-        if trainer.world_size > 1 and type(strategy) is not DDPStrategy:
-            raise ValueError(
-                f"--trainer.strategy: several devices are trained by ddp, not by {type(strategy).__name__}."
-            )
+        if trainer.world_size == 1:
+            return
+        if type(strategy) is not DDPStrategy or not isinstance(strategy.launcher, _SubprocessScriptLauncher):
+            raise ValueError("--trainer.strategy: several devices make the same SGD steps under ddp only.")
 
     def begin(self, plan: Callable[[], T]) -> T:
         """Brings the processes together and returns what `plan` returned in the first, in all of them.
