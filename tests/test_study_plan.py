@@ -1,6 +1,8 @@
 """What a study will run: settings, grids, names, seeds, files; and the table of its results."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,9 +90,7 @@ nested = st.recursive(
 
 
 @given(nested, nested)
-def test_two_configs_differ_exactly_when_a_difference_is_named(
-    old: dict[str, object], new: dict[str, object]
-) -> None:
+def test_two_configs_differ_exactly_when_a_difference_is_named(old: dict[str, object], new: dict[str, object]) -> None:
     assert (difference(old, new) == "") == (yaml.safe_dump(old) == yaml.safe_dump(new))
 
 
@@ -223,15 +223,11 @@ def test_the_table_counts_every_outcome_and_averages_trained_runs_alone() -> Non
 
 
 json_values = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.floats(), st.text(max_size=5), st.sampled_from(["trained", "diverged"])
-    ),
+    st.one_of(st.none(), st.booleans(), st.floats(), st.text(max_size=5), st.sampled_from(["trained", "diverged"])),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(
-            st.sampled_from(
-                ["outcome", "reason", "final_train_loss", "train_accuracy", "test_accuracy", "other"]
-            ),
+            st.sampled_from(["outcome", "reason", "final_train_loss", "train_accuracy", "test_accuracy", "other"]),
             inner,
         ),
     ),
@@ -256,3 +252,8 @@ def test_last_words_are_the_sentence_of_the_command() -> None:
     assert last_words("epoch 1\nlit_mnist: data is damaged.\n[W] leaked\n") == "data is damaged."
     assert last_words("Traceback\nMemoryError\n\n") == "MemoryError"
     assert last_words("") == "it said nothing."
+
+
+def test_a_study_itself_loads_no_torch() -> None:
+    program = "import sys, lit_mnist.study; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
