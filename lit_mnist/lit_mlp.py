@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_mnist.block import Batch, Block, BlockLoader
+from lit_mnist.block import Block
 from lit_mnist.checkpoint import CHECKPOINT_FORMAT, find_checkpoint
 from lit_mnist.fast_engine import FastEngine
 from lit_mnist.mlp import CLASSES, MLP
@@ -141,6 +141,24 @@ class LitMLP(pl.LightningModule):
 
     def on_train_start(self) -> None:
         restore_position(self.trainer, self._restored_steps_per_epoch)
+        if self.trainer.world_size > 1:
+            self._group_gradients()
+
+    def _group_gradients(self) -> None:
+        """A backward pass without a step: after its first one DDP regroups the gradients that it sums at once.
+
+        From three devices on, the grouping decides in which order they are added, and so the last bit. The first step
+        after a resume would add otherwise than the same step of a run that was never stopped.
+        """
+        weight = self.mlp.layers[0].weight
+        self.manual_backward(self.mlp(weight.new_zeros(1, weight.shape[1])).sum())
+        self.mlp.zero_grad()
+
+    def _mean_over_devices(self, losses: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return losses
+        # in float64, where the sum is exact: in float32 its last bit would depend on the number of steps in the block
+        return cast(Tensor, self.trainer.strategy.reduce(losses.double(), reduce_op="mean")).to(losses.dtype)
 
     def on_train_epoch_start(self) -> None:
         self.batch_losses = []
@@ -157,7 +175,7 @@ class LitMLP(pl.LightningModule):
             losses.append(loss)
             if self.stop_requested or len(losses) == steps_left:
                 break
-        mean_losses = self.trainer.strategy.reduce(torch.cat(losses), reduce_op="mean")  # over the devices
+        mean_losses = self._mean_over_devices(torch.cat(losses))
         count_sgd_steps(self.trainer, begun + len(mean_losses) - self.trainer.global_step)
         self.batch_losses.append(mean_losses)
         self._stop_if_diverged(mean_losses)
