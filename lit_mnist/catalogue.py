@@ -48,9 +48,7 @@ class IdxFile:
         """
         values = decode_idx(content)
         if values.shape != self.shape or values.dtype != self.dtype:
-            raise ValueError(
-                f"holds {_array(values.dtype, values.shape)} instead of {_array(self.dtype, self.shape)}"
-            )
+            raise ValueError(f"holds {_array(values.dtype, values.shape)} instead of {_array(self.dtype, self.shape)}")
         if len(self.shape) < 3:
             values = values.view(len(values), -1)[:, 0].long()
             for label in (int(values.min()), int(values.max())):
@@ -109,9 +107,7 @@ class DataSet:
         return self.test[0].shape[0]
 
 
-def _files(
-    prefix: str, size: int, archive_md5s: tuple[str, str], sums: Mapping[str, str]
-) -> tuple[IdxFile, IdxFile]:
+def _files(prefix: str, size: int, archive_md5s: tuple[str, str], sums: Mapping[str, str]) -> tuple[IdxFile, IdxFile]:
     images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
     return (
         IdxFile(images, (size, 28, 28), archive_md5s[0], sums.get(images)),
@@ -133,12 +129,8 @@ _MNIST = DataSet(
     name="MNIST",
     classes=_DIGITS,
     source="the installed package lit_mnist",
-    train=_files(
-        "train", 60_000, ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432"), _MNIST_SUMS
-    ),
-    test=_files(
-        "t10k", 10_000, ("9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"), _MNIST_SUMS
-    ),
+    train=_files("train", 60_000, ("f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432"), _MNIST_SUMS),
+    test=_files("t10k", 10_000, ("9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c"), _MNIST_SUMS),
     archives=_EMBEDDED,
 )
 
@@ -176,9 +168,7 @@ _KMNIST = DataSet(
     name="KMNIST",
     classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     source="https://github.com/rois-codh/kmnist",
-    train=_files(
-        "train", 60_000, ("bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344"), {}
-    ),
+    train=_files("train", 60_000, ("bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344"), {}),
     test=_files("t10k", 10_000, ("5c965bf0a639b31b8f53240b1b52f4d7", "7320c461ea6c1c855c0b718fb2a4b134"), {}),
 )
 

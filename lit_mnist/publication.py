@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from lit_mnist.catalogue import DataSet, IdxFile
 from lit_mnist.checksums import format_sums, read_sums, sha256
-from lit_mnist.durable import write_durably
+from lit_mnist.durable import remove_parts, write_durably
 from lit_mnist.idx import read_bytes
 
 _log = logging.getLogger("lit_mnist")
@@ -74,9 +74,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
             break
-        except (
-            FileNotFoundError
-        ):  # a process that found no source removes the folder, also between these lines
+        except FileNotFoundError:  # a process that found no source removes the folder, also between these lines
             if attempt == _MOST_ATTEMPTS:
                 raise
     try:
@@ -96,12 +94,10 @@ def _archived_sum(data_set: DataSet, file: IdxFile, raw: Path) -> str | None:
 
 
 def _sweep(raw: Path) -> None:
-    """Removes what a process left that was killed while it wrote."""
-    for leftover in raw.glob(".*"):
-        if leftover.suffix == ".part":
-            leftover.unlink()
-        elif leftover.suffix == ".download":
-            shutil.rmtree(leftover)
+    """Removes what a process left that was killed while it wrote; the caller holds the lock."""
+    remove_parts(raw)
+    for downloads in raw.glob(".*.download"):
+        shutil.rmtree(downloads)
 
 
 def _from_archive(data_set: DataSet, file: IdxFile, raw: Path) -> bytes | None:
@@ -122,9 +118,7 @@ def _unpack(archive: Path, file: IdxFile) -> bytes:
         if file.sha256 is None and hashlib.md5(packed, usedforsecurity=False).hexdigest() != file.archive_md5:
             raise ValueError("is not the published archive (its MD5 is not the right one)")
         try:
-            content = gzip.GzipFile(fileobj=io.BytesIO(packed)).read(
-                file.size + 1
-            )  # bounded, whatever it expands to
+            content = gzip.GzipFile(fileobj=io.BytesIO(packed)).read(file.size + 1)  # bounded, whatever it expands to
         except (OSError, EOFError, zlib.error):
             raise ValueError("is a damaged archive") from None
         file.decode(content, file.sha256)

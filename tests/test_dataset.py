@@ -156,9 +156,7 @@ def one_fewer(content: bytes) -> bytes:
 
 
 CASES = [(kind, name) for kind in DAMAGE for name in (TEST_IMAGES, TEST_LABELS)]
-CASES += [
-    (kind, name) for kind in ("emptied", "cut in half", "reversed") for name in (TRAIN_IMAGES, TRAIN_LABELS)
-]
+CASES += [(kind, name) for kind in ("emptied", "cut in half", "reversed") for name in (TRAIN_IMAGES, TRAIN_LABELS)]
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
@@ -184,9 +182,7 @@ def test_every_flipped_byte_is_noticed(name: str, root: Path) -> None:
     content = path.read_bytes()
     chosen = random.Random(name)
     header = 16 if "images" in name else 8
-    flips = (
-        4 if split_of(name) == "train" else 60
-    )  # one load of the training images takes a tenth of a second
+    flips = 4 if split_of(name) == "train" else 60  # one load of the training images takes a tenth of a second
     positions = [*range(header), *(chosen.randrange(header, len(content)) for _ in range(flips))]
     replace(path, content)
     for position in positions:
@@ -219,9 +215,7 @@ def test_images_of_another_shape_are_noticed(shape: tuple[int, int], root: Path)
     header = content[:8] + b"".join(size.to_bytes(4, "big") for size in shape)
     replace(path, header + content[16 : 16 + 10_000 * shape[0] * shape[1]])
     rows, columns = shape
-    with pytest.raises(
-        ValueError, match=f"^{path} holds 10,000 x {rows} x {columns} uint8 values instead of"
-    ):
+    with pytest.raises(ValueError, match=f"^{path} holds 10,000 x {rows} x {columns} uint8 values instead of"):
         load("MNIST", root, "test")
 
 
@@ -255,9 +249,7 @@ def test_a_missing_file_and_a_folder_in_its_place_are_noticed(root: Path) -> Non
     path.mkdir()
     with pytest.raises(ValueError, match=rf"^{path} cannot be read \(Is a directory\); "):
         load("MNIST", root, "test")
-    with pytest.raises(
-        ValueError, match=rf"^{path} cannot be read .* cannot be written \(Is a directory\); choose"
-    ):
+    with pytest.raises(ValueError, match=rf"^{path} cannot be read .* cannot be written \(Is a directory\); choose"):
         prepare("MNIST", root)
 
 
@@ -297,9 +289,7 @@ def test_a_root_that_cannot_be_a_folder_is_refused(kind: str, tmp_path: Path) ->
         root = tmp_path / ("x" * 300)
     elif kind == "not a disk":
         root = Path("/proc/self")
-    with pytest.raises(
-        ValueError, match=rf"{root}/MNIST/raw cannot be written \(.*\); choose another folder"
-    ):
+    with pytest.raises(ValueError, match=rf"{root}/MNIST/raw cannot be written \(.*\); choose another folder"):
         prepare("MNIST", root)
     assert [path.name for path in tmp_path.iterdir()] == (["root"] if root.name == "root" else [])
 

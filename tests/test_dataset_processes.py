@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from test_publication import assert_loads, raw_of, small, write_archives, write_files
 
 from lit_mnist.catalogue import DATASETS
 from lit_mnist.dataset import load, prepare
 
-pytestmark = pytest.mark.skipif(
-    os.name != "posix", reason="SIGKILL, user ids and file permissions are POSIX's"
-)
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL, user ids and file permissions are POSIX's")
 
 CONTEXT = multiprocessing.get_context("forkserver")
 NOBODY = 65534
@@ -35,9 +34,7 @@ NOBODY = 65534
 def _imported_once() -> None:
     """Lets every process begin with the package imported, which takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join(sys.path)
-        )  # the server of forks is not told of it otherwise
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # the server of forks is not told of it otherwise
         CONTEXT.set_forkserver_preload(["test_publication"])
         forkserver.ensure_running()
 
@@ -68,6 +65,19 @@ def test_eight_processes_that_start_at_once_on_an_empty_folder_all_succeed(tmp_p
     assert names(root / "MNIST" / "raw") == FILES
 
 
+def test_prepare_waits_for_the_process_that_publishes(tmp_path: Path) -> None:
+    (tmp_path / "MNIST").mkdir()
+    process = CONTEXT.Process(target=prepare, args=("MNIST", tmp_path))
+    with FileLock(tmp_path / "MNIST" / ".lock"):
+        process.start()
+        process.join(1.5)
+        assert process.is_alive()
+        assert names(tmp_path / "MNIST") == [".lock"]
+    process.join()
+    assert process.exitcode == 0
+    assert names(tmp_path / "MNIST" / "raw") == FILES
+
+
 def fail_together(barrier: Barrier, root: Path) -> None:
     os.environ["http_proxy"] = "http://127.0.0.1:9"  # a closed port: there is no network
     barrier.wait()
@@ -92,15 +102,16 @@ def test_processes_that_find_no_source_at_the_same_time_all_say_so_and_leave_no_
 def test_a_process_killed_at_a_random_moment_leaves_nothing_that_is_trusted(tmp_path: Path) -> None:
     chosen = random.Random(1)
     interrupted = 0
-    for _ in range(16):
+    for _ in range(10):
+        raw = tmp_path / "MNIST" / "raw"
+        before = set(raw.iterdir()) if raw.exists() else set()
         process = CONTEXT.Process(target=prepare, args=("MNIST", tmp_path))
         process.start()
-        while process.is_alive() and not (tmp_path / "MNIST").exists():
+        while process.is_alive() and not (raw.exists() and set(raw.iterdir()) - before):
             time.sleep(0.001)
-        time.sleep(chosen.uniform(0, 0.4))
+        time.sleep(chosen.uniform(0, 0.1))  # while it writes
         process.kill()
         process.join()
-        raw = tmp_path / "MNIST" / "raw"
         interrupted += process.exitcode == -signal.SIGKILL
         for file in DATASETS["MNIST"].files:  # each is whole or not there
             assert file.fault(raw / file.name, file.sha256) in (None, "is missing")
@@ -109,7 +120,7 @@ def test_a_process_killed_at_a_random_moment_leaves_nothing_that_is_trusted(tmp_
         prepare("MNIST", tmp_path)
         assert names(raw) == FILES
         shutil.rmtree(tmp_path / "MNIST")
-    assert interrupted >= 8
+    assert interrupted >= 5
 
 
 def prepare_until(name: str, root: Path, killing_call: int) -> None:
@@ -149,9 +160,7 @@ def test_a_process_killed_before_any_change_to_the_folder_leaves_nothing_that_is
         prepare(name, root)
         assert_loads(data_set, root)
         files = [file.name for file in data_set.files]
-        assert names(raw_of(data_set, root)) == sorted(
-            ["SHA256SUMS", *files, *(f"{file}.gz" for file in files)]
-        )
+        assert names(raw_of(data_set, root)) == sorted(["SHA256SUMS", *files, *(f"{file}.gz" for file in files)])
         if process.exitcode == 0:
             break
     assert calls > 5 * 4  # at least: open, change the mode, rename, sync the folder for each of five files

@@ -98,9 +98,7 @@ def assert_loads(data_set: DataSet, root: Path, seed: int = 0) -> None:
 
 
 @pytest.mark.parametrize("place", ["raw", "."])
-def test_archives_in_the_folder_are_unpacked_and_their_sums_recorded(
-    data_set: DataSet, place: str, tmp_path: Path
-) -> None:
+def test_archives_in_the_folder_are_unpacked_and_their_sums_recorded(data_set: DataSet, place: str, tmp_path: Path) -> None:
     write_archives(data_set, tmp_path / data_set.name / place)
     prepare(data_set.name, tmp_path)
     assert_loads(data_set, tmp_path)
@@ -141,9 +139,7 @@ def test_files_without_archive_are_taken_as_found_with_a_warning_and_guarded_fro
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(ValueError, match=f"^{path} was altered"):
             load(data_set.name, tmp_path, "train" if number < 2 else "test")
-        with pytest.raises(
-            ValueError, match=f"^{path} was altered .*, and {data_set.name} could not be downloaded"
-        ):
+        with pytest.raises(ValueError, match=f"^{path} was altered .*, and {data_set.name} could not be downloaded"):
             prepare(data_set.name, tmp_path)
         path.write_bytes(content)
     prepare(data_set.name, tmp_path)
@@ -166,25 +162,18 @@ def test_a_truncated_or_foreign_archive_is_refused_by_name(data_set: DataSet, tm
     whole = archive.read_bytes()
     for content in (b"", whole[:-1], whole[:100], gzip.compress(b"other"), b"<html>"):
         archive.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=rf"^{archive} is not the published archive .*; replace it or remove it\.$"
-        ):
+        with pytest.raises(ValueError, match=rf"^{archive} is not the published archive .*; replace it or remove it\.$"):
             prepare(data_set.name, tmp_path)
         assert not (raw / data_set.files[2].name).exists()
 
 
-def test_without_a_network_the_sentence_says_what_to_do_and_nothing_is_left(
-    data_set: DataSet, tmp_path: Path
-) -> None:
+def test_without_a_network_the_sentence_says_what_to_do_and_nothing_is_left(data_set: DataSet, tmp_path: Path) -> None:
     root = tmp_path / "new" / "root"
     with pytest.raises(ValueError, match=r"^.* is missing, and .* could not be downloaded") as caught:
         prepare(data_set.name, root)
     sentence = str(caught.value)
     assert "\n" not in sentence
-    assert (
-        f"put its four files, compressed or not, into {root}/{data_set.name}/raw (source: https://"
-        in sentence
-    )
+    assert f"put its four files, compressed or not, into {root}/{data_set.name}/raw (source: https://" in sentence
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,9 +186,7 @@ def test_a_failure_leaves_the_users_own_files_and_folders(data_set: DataSet, tmp
     assert [path.name for path in raw.parent.iterdir()] == ["notes.txt"]
 
 
-def test_labels_outside_their_range_are_noticed_in_every_kind_of_file(
-    data_set: DataSet, tmp_path: Path
-) -> None:
+def test_labels_outside_their_range_are_noticed_in_every_kind_of_file(data_set: DataSet, tmp_path: Path) -> None:
     raw = raw_of(data_set, tmp_path)
     write_files(data_set, raw)
     path = raw / data_set.test[1].name
@@ -262,9 +249,7 @@ def test_torchvision_downloads_what_is_not_there_and_only_whole_files_stay(
     assert_loads(data_set, root)
     assert capsys.readouterr().out == ""
     raw = raw_of(data_set, root)
-    assert sorted(path.name for path in raw.iterdir()) == sorted(
-        ["SHA256SUMS", *(file.name for file in data_set.files)]
-    )
+    assert sorted(path.name for path in raw.iterdir()) == sorted(["SHA256SUMS", *(file.name for file in data_set.files)])
     theirs = getattr(torchvision_datasets, data_set.name)(str(root), train=True)
     images, labels = load(data_set.name, root, "train")
     assert torch.equal(theirs.data, images)
@@ -281,9 +266,7 @@ def test_a_damaged_file_is_downloaded_anew(data_set: DataSet, tmp_path: Path) ->
     assert_loads(data_set, root)
 
 
-def test_a_download_of_other_bytes_is_refused_and_leaves_nothing(
-    data_set: DataSet, server: Path, tmp_path: Path
-) -> None:
+def test_a_download_of_other_bytes_is_refused_and_leaves_nothing(data_set: DataSet, server: Path, tmp_path: Path) -> None:
     archive = server / f"{data_set.files[3].name}.gz"
     archive.write_bytes(gzip.compress(b"other"))
     root = tmp_path / "root"
@@ -301,8 +284,6 @@ def test_a_folder_that_torchvision_filled_is_used_as_it_is(
     before = {path: path.stat().st_ino for path in raw_of(data_set, root).iterdir()}
     prepare(data_set.name, root)
     assert_loads(data_set, root)
-    after = {
-        path: path.stat().st_ino for path in raw_of(data_set, root).iterdir() if path.name != "SHA256SUMS"
-    }
+    after = {path: path.stat().st_ino for path in raw_of(data_set, root).iterdir() if path.name != "SHA256SUMS"}
     assert after == before
     assert caplog.messages == []
