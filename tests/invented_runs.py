@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
 from lit_mnist.report.published import published_runs
 
@@ -29,7 +29,7 @@ def write_run(
 ) -> dict[str, Any]:
     """A run folder as `fit` leaves it; invented curves. Returns its result."""
     losses = [0.5, 0.2, 0.1] if losses is None else losses
-    settings = {
+    settings: dict[str, Any] = {
         "lr": 0.1,
         "batch_size": 32,
         "hidden": [512, 256],
@@ -62,9 +62,7 @@ def write_run(
         "train_accuracy": None if diverged else min(1.0, test_accuracy + 0.01),
         "test_accuracy": None if diverged else test_accuracy,
         "test_loss": None if diverged else 0.07,
-        "diverged": {"epoch": len(losses) + 1, "step": steps_per_epoch * len(losses) + 7}
-        if diverged
-        else None,
+        "diverged": {"epoch": len(losses) + 1, "step": steps_per_epoch * len(losses) + 7} if diverged else None,
         "weights_sha256": "0" * 64,
         "data_sha256": "1" * 64,
         "versions": {"lit_mnist": "1.0.0", "python": "3.11.7", "torch": "2.15.0"},

@@ -17,11 +17,7 @@ from lit_mnist.report import main, results_table
 
 def written(folder: Path) -> dict[str, bytes]:
     """Everything that a report consists of."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +37,7 @@ def section(text: str, heading: str) -> str:
     return text.split(f"## {heading}\n")[1].split("\n## ")[0]
 
 
-def test_the_same_folders_give_the_same_bytes_in_another_process_with_no_torch(
-    study: Path, tmp_path: Path
-) -> None:
+def test_the_same_folders_give_the_same_bytes_in_another_process_with_no_torch(study: Path, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom lit_mnist.report import main\n"
         f"code = main([{str(study / 'runs')!r}, '--out', {str(tmp_path)!r}])\n"
@@ -60,9 +54,7 @@ def test_fifty_runs_take_less_than_ten_seconds_of_the_processor(tmp_path: Path) 
     for index in range(50):
         losses = [2.0 * 0.8**epoch * (1 + index % 5 / 100) for epoch in range(20)]
         lr, batch_size = (0.01, 0.03, 0.1, 0.3, 1.0)[index // 10], (8, 32)[index // 5 % 2]
-        write_run(
-            tmp_path / f"{index}", f"{lr} {batch_size}", index % 5, losses, lr=lr, batch_size=batch_size
-        )
+        write_run(tmp_path / f"{index}", f"{lr} {batch_size}", index % 5, losses, lr=lr, batch_size=batch_size)
     began = time.process_time()
     assert main([str(tmp_path)]) == 0
     assert time.process_time() - began < 10
@@ -162,9 +154,7 @@ def test_a_grid_is_recognised_whatever_its_names(tmp_path: Path) -> None:
     assert (tmp_path / "figures/batch_sizes_2-dark.svg").exists()
 
 
-def test_problems_stand_in_the_report_and_on_stderr(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_problems_stand_in_the_report_and_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         write_run(tmp_path / f"lr0.1/seed_{seed}", seed=seed)
     write_run(tmp_path / "lr0.1/seed_3", seed=3, events=False)
@@ -181,9 +171,7 @@ def test_problems_stand_in_the_report_and_on_stderr(
 
 
 @pytest.mark.parametrize("what", ["no such folder", "empty", "one unfinished run"])
-def test_nothing_to_report_is_bad_input(
-    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_to_report_is_bad_input(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "logs"
     if what != "no such folder":
         folder.mkdir()

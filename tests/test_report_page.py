@@ -74,9 +74,7 @@ def test_ids_are_unique_and_all_references_are_met(report: Path) -> None:
     page = Page((report / "report.html").read_text())
     ids = page.of("id")
     assert len(ids) == len(set(ids))
-    used = [
-        reference[1:] for reference in page.of("href") + page.of("xlink:href") if reference.startswith("#")
-    ]
+    used = [reference[1:] for reference in page.of("href") + page.of("xlink:href") if reference.startswith("#")]
     used += re.findall(r"url\(#([^)]*)\)", (report / "report.html").read_text())
     assert used
     assert set(used) <= set(ids)
@@ -92,9 +90,7 @@ def test_every_colour_of_the_page_has_a_light_and_a_dark_value(report: Path) -> 
 
 
 @pytest.mark.parametrize(("theme", "colours"), [("light", LIGHT), ("dark", DARK)])
-def test_figures_beside_the_markdown_exist_in_both_themes(
-    report: Path, theme: str, colours: dict[str, str]
-) -> None:
+def test_figures_beside_the_markdown_exist_in_both_themes(report: Path, theme: str, colours: dict[str, str]) -> None:
     text = (report / "report.md").read_text()
     shown = re.findall(r"(?:src|srcset)=\"(figures/[^\"]*)\"", text)
     assert len(shown) == 8
@@ -158,9 +154,7 @@ def browse(page: Path, scheme: int, folder: Path) -> tuple[str, set[str], Path]:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-def test_a_browser_shows_the_page_in_light_and_dark_and_asks_for_nothing(
-    report: Path, tmp_path: Path
-) -> None:
+def test_a_browser_shows_the_page_in_light_and_dark_and_asks_for_nothing(report: Path, tmp_path: Path) -> None:
     brightness = []
     for scheme in (1, 0):  # light, dark
         said, asked, picture = browse(report / "report.html", scheme, tmp_path)

@@ -124,9 +124,7 @@ BAD_INPUT: list[tuple[Callable[[Path], None], str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said", "counted"), BAD_INPUT, ids=[case[0].__name__ for case in BAD_INPUT]
-)
+@pytest.mark.parametrize(("spoil", "said", "counted"), BAD_INPUT, ids=[case[0].__name__ for case in BAD_INPUT])
 def test_bad_input_is_named_and_the_rest_is_read(
     spoil: Callable[[Path], None], said: str, counted: bool, tmp_path: Path
 ) -> None:

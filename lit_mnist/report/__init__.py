@@ -17,12 +17,9 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Reads the run folders below FOLDER and writes report.html (one file, opens offline), report.md with\n"
         "figures/*.svg, and results.csv (one line per run). The same folders give the same bytes.",
-        epilog="exit codes: 0 done, 1 done, but some input was amiss (named in the report and on stderr), "
-        "2 nothing to report",
+        epilog="exit codes: 0 done, 1 done, but some input was amiss (named in the report and on stderr), 2 nothing to report",
     )
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="a study, a run, or any folder above them"
-    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a study, a run, or any folder above them")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: FOLDER)")
     return parser
 

@@ -67,9 +67,7 @@ def draw_test_accuracy(configurations: Sequence[Configuration], palette: Palette
 
 
 def _label(configuration: Configuration) -> str:
-    failed = (
-        f"\n{len(configuration.failed)} of {len(configuration.runs)} failed" if configuration.failed else ""
-    )
+    failed = f"\n{len(configuration.failed)} of {len(configuration.runs)} failed" if configuration.failed else ""
     return configuration.name + failed
 
 
@@ -88,9 +86,5 @@ def _key(configurations: Sequence[Configuration]) -> list[Line2D]:
         ),
     ]
     if any(find_published(configuration) for configuration in configurations):
-        key.append(
-            Line2D(
-                [], [], color=INK, marker="D", markerfacecolor="none", linestyle="none", label="published run"
-            )
-        )
+        key.append(Line2D([], [], color=INK, marker="D", markerfacecolor="none", linestyle="none", label="published run"))
     return key

@@ -47,9 +47,7 @@ CLAIMS = (
     Claim("Small batches are noisier per epoch", "batch_size", 0, ((RISES, MORE),)),
     Claim("Small batches are dearer in time", "batch_size", 0, ((EPOCH_SECONDS, MORE),)),
     Claim("Large batches are smooth", "batch_size", -1, ((RISES, LESS),)),
-    Claim(
-        "Large batches are slower per epoch", "batch_size", -1, ((FIRST_LOSS, MORE), (EPOCHS_TO_TENTH, MORE))
-    ),
+    Claim("Large batches are slower per epoch", "batch_size", -1, ((FIRST_LOSS, MORE), (EPOCHS_TO_TENTH, MORE))),
 )
 
 

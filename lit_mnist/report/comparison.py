@@ -103,12 +103,7 @@ class Comparison:
 
 def compare_ladders(ladders: Sequence[Ladder]) -> list[Comparison]:
     """Every compared quantity for every pair of every ladder, corrected for the number of tests."""
-    comparisons = [
-        _compare(*pair, quantity)
-        for ladder in ladders
-        for pair in ladder.pairs
-        for quantity in (*COMPARED, None)
-    ]
+    comparisons = [_compare(*pair, quantity) for ladder in ladders for pair in ladder.pairs for quantity in (*COMPARED, None)]
     tested = [each for each in comparisons if each.p is not None]
     corrected = iter(holm([each.p for each in tested if each.p is not None]))
     return [each if each.p is None else replace(each, corrected_p=next(corrected)) for each in comparisons]

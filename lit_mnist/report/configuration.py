@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lit_mnist.report.records import Problem
 from lit_mnist.report.run import Run
 
@@ -37,6 +40,12 @@ class Configuration:
     def failed(self) -> tuple[Run, ...]:
         """Collapsed and diverged runs."""
         return tuple(run for run in self.runs if not run.trained)
+
+    def losses(self) -> NDArray[np.float64]:
+        """Training losses of the trained runs, (runs, epochs), as far as all of them went."""
+        curves = [run.train_loss_by_epoch for run in self.trained]
+        epochs = min(map(len, curves), default=0)
+        return np.array([curve[:epochs] for curve in curves]).reshape(len(curves), epochs)
 
     def rest(self, *keys: str) -> str:
         """All hyperparameters but `keys`, as a text to compare configurations by."""
@@ -76,9 +85,7 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Configuration], list[Problem]]
     for name, variants in by_name.items():
         differing = _differing([group[0].hyperparameters for group in variants.values()])
         if differing:
-            what = (
-                f"its runs differ in {', '.join(differing)} and are shown as {len(variants)} configurations"
-            )
+            what = f"its runs differ in {', '.join(differing)} and are shown as {len(variants)} configurations"
             problems.append(Problem(name, what))
         for group in variants.values():
             described = [f"{key} {_plain(group[0].hyperparameters.get(key))}" for key in differing]
@@ -130,8 +137,4 @@ def find_ladders(configurations: Sequence[Configuration], key: str) -> list[Ladd
         value = float(configuration.hyperparameters[key])
         if value not in family or len(configuration.runs) > len(family[value].runs):
             family[value] = configuration
-    return [
-        Ladder(key, tuple(family[value] for value in sorted(family)))
-        for family in families.values()
-        if len(family) > 1
-    ]
+    return [Ladder(key, tuple(family[value] for value in sorted(family))) for family in families.values() if len(family) > 1]

@@ -11,7 +11,8 @@ from lit_mnist.report.document import Block, Bullets, CodeBlock, Document, Headi
 from lit_mnist.report.drawing import Palette
 from lit_mnist.report.findings import ladder_findings
 from lit_mnist.report.heat_map import draw_heat_map, find_grids
-from lit_mnist.report.loss_figures import draw_batch_sizes, draw_learning_rates, draw_small_multiples
+from lit_mnist.report.ladder_figures import draw_batch_sizes, draw_learning_rates
+from lit_mnist.report.loss_panels import draw_small_multiples
 from lit_mnist.report.records import Problem
 from lit_mnist.report.results import (
     WIDENED_BY,
@@ -82,9 +83,7 @@ def _overview(configurations: Sequence[Configuration]) -> str:
         for outcome in ("trained", "collapsed", "diverged")
         if (count := sum(run.outcome == outcome for run in runs))
     ]
-    return (
-        f"{_count(len(configurations), 'configuration')}, {_count(len(runs), 'run')}: {', '.join(outcomes)}."
-    )
+    return f"{_count(len(configurations), 'configuration')}, {_count(len(runs), 'run')}: {', '.join(outcomes)}."
 
 
 def _count(number: int, noun: str) -> str:
@@ -134,9 +133,7 @@ def _power(ladders: Sequence[Ladder], tested: int) -> str:
         f"{_count(tested, 'test')} of this section, is below 0.05; else “no difference seen”, which does not say that there is "
         "none."
     )
-    sizes = sorted(
-        {len(rung.trained) for ladder in ladders for rung in ladder.rungs if len(rung.trained) > 1}
-    )
+    sizes = sorted({len(rung.trained) for ladder in ladders for rung in ladder.rungs if len(rung.trained) > 1})
     sizes = sorted({sizes[0], sizes[-1]}) if sizes else []
     powers = [f"{detectable_shift(n - 1) / math.sqrt(n):.1f} sd with {n} pairs" for n in sizes]
     if powers:

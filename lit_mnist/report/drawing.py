@@ -86,9 +86,7 @@ class Palette:
         if len(configurations) > len(SERIES):
             lrs = sorted({each.lr for each in configurations})
             sizes = sorted({each.batch_size for each in configurations})
-            places = {
-                each.name: (lrs.index(each.lr), sizes.index(each.batch_size)) for each in configurations
-            }
+            places = {each.name: (lrs.index(each.lr), sizes.index(each.batch_size)) for each in configurations}
         self._places = places
 
     def colour(self, configuration: Configuration) -> str:
@@ -102,9 +100,7 @@ class Palette:
 def to_svg(canvas: Canvas) -> str:
     """The drawing in placeholder colours, without date, maker or doctype."""
     buffer = io.StringIO()
-    canvas.savefig(
-        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip() + "\n"
     return re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -40,9 +40,7 @@ def read_scalars(folder: Path) -> Scalars:
     damage = []
     for file in files:
         sound = 0
-        for record in RawEventFileLoader(
-            str(file)
-        ).Load():  # stops without a word at the first unsound record
+        for record in RawEventFileLoader(str(file)).Load():  # stops without a word at the first unsound record
             sound += len(record) + FRAME
             event = Event.FromString(record)
             for value in event.summary.value:

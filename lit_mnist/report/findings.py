@@ -20,18 +20,14 @@ ACCURACY_TARGETS = (0.95, 0.97, 0.98)
 def ladder_findings(ladder: Ladder, comparisons: Sequence[Comparison]) -> list[Block]:
     """Sentences, the descent table, the tests and the published analysis for one ladder."""
     own = [each for each in comparisons if (each.lower, each.higher) in ladder.pairs]
-    sentences = [
-        _sentence(ladder, [each for each in own if each.quantity is quantity])
-        for quantity in (*COMPARED, None)
-    ]
+    sentences = [_sentence(ladder, [each for each in own if each.quantity is quantity]) for quantity in (*COMPARED, None)]
     return [
         Bullets([*(sentence for sentence in sentences if sentence), *cost_sentences(ladder)]),
-        Paragraph(
-            "Speed of descent: the first epoch that reaches the target, as mean (min–max) over the runs that reach it."
-        ),
+        Paragraph("Speed of descent: the first epoch that reaches the target, as mean (min–max) over the runs that reach it."),
         descent_table(ladder),
         Paragraph(
-            f"All comparisons, the higher value of {ladder.key} against the lower. Losses and seconds are compared as ratios; in brackets 95 % intervals."
+            f"All comparisons, the higher value of {ladder.key} against the lower; losses and seconds as ratios. In brackets: "
+            "95 % intervals. Epochs to a training loss are those of the runs that reach it."
         ),
         comparison_table(own),
         Heading(3, "What the published analysis said, and whether the runs agree"),
@@ -91,17 +87,12 @@ def two_lines(effect: str) -> Cell:
 
 def descent_table(ladder: Ladder) -> Table:
     """Epochs, SGD steps and seconds to each target, for the trained runs of each rung."""
-    targets = [
-        (f"training loss {target:g}", partial(epochs_to_loss, target=target)) for target in LOSS_TARGETS
-    ]
+    targets = [(f"training loss {target:g}", partial(epochs_to_loss, target=target)) for target in LOSS_TARGETS]
     targets += [
-        (f"test accuracy {100 * target:g} %", partial(epochs_to_accuracy, target=target))
-        for target in ACCURACY_TARGETS
+        (f"test accuracy {100 * target:g} %", partial(epochs_to_accuracy, target=target)) for target in ACCURACY_TARGETS
     ]
     head = ["target", *(rung.name for rung in ladder.rungs)]
-    return Table(
-        head, [[label, *(_descent(rung, reach) for rung in ladder.rungs)] for label, reach in targets]
-    )
+    return Table(head, [[label, *(_descent(rung, reach) for rung in ladder.rungs)] for label, reach in targets])
 
 
 def _descent(rung: Configuration, reach: Callable[[Run], int | None]) -> Cell:
@@ -111,9 +102,7 @@ def _descent(rung: Configuration, reach: Callable[[Run], int | None]) -> Cell:
         return count
     epochs = [epoch for _, epoch in reached]
     steps = fmean(run.steps_per_epoch * epoch for run, epoch in reached)
-    seconds = [
-        sum(run.seconds_by_epoch[:epoch]) for run, epoch in reached if len(run.seconds_by_epoch) >= epoch
-    ]
+    seconds = [sum(run.seconds_by_epoch[:epoch]) for run, epoch in reached if len(run.seconds_by_epoch) >= epoch]
     lines = [f"epoch {fmean(epochs):.1f} ({min(epochs)}–{max(epochs)})", f"{steps:,.0f} steps"]
     lines += [f"{fmean(seconds):.1f} s"] if seconds else []
     return (*lines, count)
@@ -127,10 +116,7 @@ def cost_sentences(ladder: Ladder) -> list[str]:
     steps = np.array([rung.runs[0].steps_per_epoch for rung, _ in timed], dtype=float)
     seconds = np.array([value for _, value in timed])
     per_step, per_epoch = np.linalg.lstsq(np.stack([steps, np.ones_like(steps)], 1), seconds, rcond=None)[0]
-    each = [
-        f"{1000 * value / count:.2f} ms for {rung.name}"
-        for (rung, value), count in zip(timed, steps, strict=True)
-    ]
+    each = [f"{1000 * value / count:.2f} ms for {rung.name}" for (rung, value), count in zip(timed, steps, strict=True)]
     said = (
         f"Why an epoch costs what it costs: all rungs see the same images, in {_counts(timed)} SGD steps; "
         f"a step takes {', '.join(each)}."

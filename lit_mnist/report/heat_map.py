@@ -44,13 +44,9 @@ def draw_heat_map(grid: Grid, name: str) -> Figure:
         for axes, quantity in zip(canvas.subplots(1, 2), (FINAL_LOSS, TEST_ACCURACY), strict=True):
             _cells(axes, grid, lrs, batch_sizes, quantity)
             axes.set_title(quantity.label)
-            axes.set(
-                xlabel="learning rate", ylabel="batch size", xlim=(0, len(lrs)), ylim=(0, len(batch_sizes))
-            )
+            axes.set(xlabel="learning rate", ylabel="batch size", xlim=(0, len(lrs)), ylim=(0, len(batch_sizes)))
             axes.set_xticks([index + 0.5 for index in range(len(lrs))], [f"{lr:g}" for lr in lrs])
-            axes.set_yticks(
-                [index + 0.5 for index in range(len(batch_sizes))], [f"{size:g}" for size in batch_sizes]
-            )
+            axes.set_yticks([index + 0.5 for index in range(len(batch_sizes))], [f"{size:g}" for size in batch_sizes])
             axes.grid(visible=False)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
@@ -63,9 +59,7 @@ def draw_heat_map(grid: Grid, name: str) -> Figure:
         )
 
 
-def _cells(
-    axes: Axes, grid: Grid, lrs: Sequence[float], batch_sizes: Sequence[float], quantity: Quantity
-) -> None:
+def _cells(axes: Axes, grid: Grid, lrs: Sequence[float], batch_sizes: Sequence[float], quantity: Quantity) -> None:
     means = {key: fmean(values) for key, cell in grid.items() if (values := quantity.values(cell.trained))}
     colours = mpl.colormaps["cividis_r" if quantity is FINAL_LOSS else "cividis"]
     low, high = min(means.values(), default=0.0), max(means.values(), default=1.0)
@@ -77,9 +71,7 @@ def _cells(
         failed = f"✕ {len(cell.failed)} of {len(cell.runs)}" if cell.failed else ""
         mean = means.get((lr, batch_size))
         if mean is None:
-            axes.add_patch(
-                Rectangle(corner, 1, 1, facecolor="none", edgecolor=INK, hatch="///", linewidth=0.8)
-            )
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor="none", edgecolor=INK, hatch="///", linewidth=0.8))
             label = axes.text(middle, height, failed, ha="center", va="center", fontsize=8)
             label.set_bbox({"facecolor": "#ffffff", "edgecolor": "none", "pad": 1.5})
             label.set_color("#000000")
@@ -88,6 +80,4 @@ def _cells(
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="#ffffff", linewidth=0.8))
         dark = math.sqrt(0.241 * colour[0] ** 2 + 0.691 * colour[1] ** 2 + 0.068 * colour[2] ** 2) < 0.55
         text = quantity.write(mean) + (f"\n{failed}" if failed else "")
-        axes.text(
-            middle, height, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#000000"
-        )
+        axes.text(middle, height, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else "#000000")

@@ -41,9 +41,7 @@ def render_page(document: Document) -> str:
 
 
 def _colours() -> str:
-    light, dark = (
-        "".join(f"{css_name(key)}:{value};" for key, value in theme.items()) for theme in (LIGHT, DARK)
-    )
+    light, dark = ("".join(f"{css_name(key)}:{value};" for key, value in theme.items()) for theme in (LIGHT, DARK))
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
@@ -96,7 +94,9 @@ def _cell(cell: Cell) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    return f'<figure id="{escape(figure.name)}">\n{inline_svg(figure)}<figcaption>{escape(figure.caption)}</figcaption>\n</figure>'
+    return (
+        f'<figure id="{escape(figure.name)}">\n{inline_svg(figure)}<figcaption>{escape(figure.caption)}</figcaption>\n</figure>'
+    )
 
 
 def inline_svg(figure: Figure) -> str:

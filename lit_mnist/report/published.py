@@ -52,7 +52,7 @@ class Comparison:
         return (self.published - self.seeds.mean) / self.seeds.sd if self.seeds.sd else None
 
     def is_within(self, widening: float = 0) -> bool:
-        """Whether the published value lies in the seeds' range, made longer by `widening` times its length (half at each end)."""
+        """Whether the published value lies in the seeds' range, made longer by `widening` times its length."""
         slack = self.rounding + widening / 2 * (self.seeds.high - self.seeds.low)
         return self.seeds.low - slack <= self.published <= self.seeds.high + slack
 

@@ -119,9 +119,7 @@ def _gap(run: Run) -> float | None:
 ONE_IMAGE = 1e-4  # of the 10,000 test images
 POINTS = "points"
 
-EARLY_LOSS = Quantity(
-    "early loss", "training loss in the first tenth of epoch 1", early_loss, decimals=3, relative=True
-)
+EARLY_LOSS = Quantity("early loss", "training loss in the first tenth of epoch 1", early_loss, decimals=3, relative=True)
 FIRST_LOSS = Quantity("first loss", "training loss of epoch 1", _epoch_loss(1), decimals=4, relative=True)
 TENTH_LOSS = Quantity("tenth loss", "training loss of epoch 10", _epoch_loss(10), decimals=4, relative=True)
 EPOCHS_TO_TENTH = Quantity(
@@ -142,15 +140,9 @@ RISES = Quantity(
     resolution=1,
     unit="epochs",
 )
-RISE_SIZE = Quantity(
-    "rise size", "sum of those rises, nats", lambda run: sum(loss_rises(run)), 1, 4, unit="nats"
-)
-FINAL_LOSS = Quantity(
-    "final loss", "final training loss", lambda run: run.final_train_loss, decimals=4, relative=True
-)
-TRAIN_ACCURACY = Quantity(
-    "train accuracy", "train accuracy, %", lambda run: run.train_accuracy, 100, 2, unit=POINTS
-)
+RISE_SIZE = Quantity("rise size", "sum of those rises, nats", lambda run: sum(loss_rises(run)), 1, 4, unit="nats")
+FINAL_LOSS = Quantity("final loss", "final training loss", lambda run: run.final_train_loss, decimals=4, relative=True)
+TRAIN_ACCURACY = Quantity("train accuracy", "train accuracy, %", lambda run: run.train_accuracy, 100, 2, unit=POINTS)
 TEST_ACCURACY = Quantity(
     "test accuracy",
     "test accuracy, %",

@@ -80,9 +80,7 @@ def _read_run(path: Path, where: str) -> tuple[Run | None, list[str]]:
     elif not scalars.damage:
         amiss += _disagreement(run, scalars)
     steps = scalars.curves.get("train/loss_step", {})
-    return replace(
-        run, loss_by_step={step: loss for step, loss in steps.items() if math.isfinite(loss)}
-    ), amiss
+    return replace(run, loss_by_step={step: loss for step, loss in steps.items() if math.isfinite(loss)}), amiss
 
 
 def _read_settings(config: Path) -> tuple[Any, list[str]]:
@@ -113,9 +111,7 @@ def _contradiction(run: Run, settings: dict[str, Any]) -> str:
             configured = configured.get(part) if isinstance(configured, dict) else None
         recorded = run.seed if key == "seed" else run.hyperparameters[key]
         if configured is not None and configured != recorded:
-            return (
-                f"its result.json is of another run than its config.yaml ({key} {recorded}, not {configured})"
-            )
+            return f"its result.json is of another run than its config.yaml ({key} {recorded}, not {configured})"
     return ""
 
 
@@ -127,7 +123,5 @@ def _disagreement(run: Run, scalars: Scalars) -> list[str]:
         # event files hold float32
         if epoch not in logged or not math.isclose(logged[epoch], loss, rel_tol=1e-6, abs_tol=1e-12):
             seen = f"{logged[epoch]:.6g}" if epoch in logged else "nothing"
-            return [
-                f"its event files have {seen} as training loss of epoch {epoch}, its result.json {loss:.6g}"
-            ]
+            return [f"its event files have {seen} as training loss of epoch {epoch}, its result.json {loss:.6g}"]
     return []

@@ -118,14 +118,8 @@ def failures_table(configurations: Sequence[Configuration]) -> Table | None:
     for configuration in configurations:
         for run in configuration.failed:
             place = f"epoch {run.diverged[0]}, step {run.diverged[1]:,}" if run.diverged else "–"
-            rows.append(
-                [configuration.name, str(run.seed), run.outcome, place, run.reason or "–", run.folder]
-            )
-    return (
-        Table(["configuration", "seed", "outcome", "first infinite or NaN loss", "reason", "folder"], rows)
-        if rows
-        else None
-    )
+            rows.append([configuration.name, str(run.seed), run.outcome, place, run.reason or "–", run.folder])
+    return Table(["configuration", "seed", "outcome", "first infinite or NaN loss", "reason", "folder"], rows) if rows else None
 
 
 def runs_table(configurations: Sequence[Configuration]) -> Table:
@@ -185,18 +179,12 @@ def results_csv(configurations: Sequence[Configuration]) -> str:
             writer.writerow(
                 [configuration.name, run.folder, run.seed, run.lr, run.batch_size, run.outcome, epoch, step]
                 + [len(run.train_loss_by_epoch), run.steps_per_epoch]
-                + [
-                    "" if value is None else value
-                    for value in (run.final_train_loss, run.train_accuracy, run.test_accuracy)
-                ]
+                + ["" if value is None else value for value in (run.final_train_loss, run.train_accuracy, run.test_accuracy)]
                 + [
                     len(loss_rises(run)),
                     "" if (seconds := seconds_per_epoch(run)) is None else round(seconds, 6),
                 ]
-                + [
-                    " ".join(map(str, curve))
-                    for curve in (run.train_loss_by_epoch, run.test_accuracy_by_epoch)
-                ]
+                + [" ".join(map(str, curve)) for curve in (run.train_loss_by_epoch, run.test_accuracy_by_epoch)]
                 + [run.command]
             )
     return buffer.getvalue()

@@ -152,11 +152,7 @@ def _place(record: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, str]:
-    found = {
-        key: str(record[key])
-        for key in ("threads", "device", "commit", "data_sha256")
-        if record.get(key) is not None
-    }
+    found = {key: str(record[key]) for key in ("threads", "device", "commit", "data_sha256") if record.get(key) is not None}
     for group in ("versions", "machine"):
         if isinstance(record.get(group), dict):
             found |= {f"{group}: {key}": str(value) for key, value in record[group].items()}

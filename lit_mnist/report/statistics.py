@@ -106,9 +106,7 @@ def paired_difference(values: Sequence[float], others: Sequence[float], resoluti
 
 def welch_difference(values: Sequence[float], others: Sequence[float], resolution: float = 0) -> Difference:
     """`values` above `others` as two independent samples of unequal variance, at least two values each."""
-    errors = [
-        max(stdev(sample), resolution / math.sqrt(12)) ** 2 / len(sample) for sample in (values, others)
-    ]
+    errors = [max(stdev(sample), resolution / math.sqrt(12)) ** 2 / len(sample) for sample in (values, others)]
     total = sum(errors)
     sizes = (len(values), len(others))
     # Welch-Satterthwaite; where nothing scatters at all, the smaller sample's degrees of freedom
