@@ -11,7 +11,7 @@ from joblib._dask import DaskDistributedBackend
 
 from lit_mnist.study.ending import FAILED, Ending, write_failure
 
-CONNECT_SECONDS = 15
+CONNECT_SECONDS = 10
 
 
 class Backend(DaskDistributedBackend):  # type: ignore[misc]  # joblib has no types
