@@ -65,20 +65,14 @@ def conduct(
         return DONE
     left = sum(run not in endings or endings[run].outcome in (STOPPED, BUSY) for run in runs)
     name = signal.Signals(stop.signal).name
-    words = (
-        f"Stopped by {name}, {left} of {len(runs)} runs are unfinished. The same command continues the study."
-    )
+    words = f"Stopped by {name}, {left} of {len(runs)} runs are unfinished. The same command continues the study."
     console.print(words, soft_wrap=True, highlight=False)
     return 128 + stop.signal
 
 
-def announcement(
-    runs: Sequence[Run], unfinished: Sequence[Run], costs: Mapping[str, Cost], at_once: int
-) -> str:
+def announcement(runs: Sequence[Run], unfinished: Sequence[Run], costs: Mapping[str, Cost], at_once: int) -> str:
     """How much there is to do and how long it will take, in a sentence."""
     seconds = wall_seconds((costs[run.name].seconds for run in unfinished), at_once)
     finished = len(runs) - len(unfinished)
     before = f", {finished} of them finished before" if finished else ""
-    return (
-        f"{len(runs)} runs{before}; {at_once} at once, about {spoken(seconds)} by the short runs just timed."
-    )
+    return f"{len(runs)} runs{before}; {at_once} at once, about {spoken(seconds)} by the short runs just timed."

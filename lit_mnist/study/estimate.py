@@ -34,9 +34,7 @@ def estimate(configurations: Sequence[Configuration]) -> dict[str, Cost]:
             (job / "configs" / f"{configuration.name}.yaml").write_text(configuration.text, encoding="utf-8")
         start = time.monotonic()
         command = tethered(["-m", "lit_mnist.study.probe", str(job)])
-        probe = subprocess.run(
-            command, env=one_thread(), stdin=subprocess.DEVNULL, capture_output=True, text=True
-        )
+        probe = subprocess.run(command, env=one_thread(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if probe.returncode != 0:
             refused = probe.stdout.strip() or "the configurations"
             raise ValueError(f"{refused}: {last_words(probe.stderr)}")

@@ -89,9 +89,7 @@ def read_settings(file: Path) -> Settings:
     return settings
 
 
-def plan_configurations(
-    configs: Sequence[str], grid: Grid, options: Settings, keep_names: bool
-) -> list[Configuration]:
+def plan_configurations(configs: Sequence[str], grid: Grid, options: Settings, keep_names: bool) -> list[Configuration]:
     """Each config at each point of the grid, with the options for all.
 
     Args:
@@ -113,17 +111,13 @@ def plan_configurations(
         for point in points(grid):
             changes = {**options, **point}
             settings = merged(base, changes)
-            name = "-".join(
-                part for part in (file.stem if keep_names or not point else "", point_name(point)) if part
-            )
+            name = "-".join(part for part in (file.stem if keep_names or not point else "", point_name(point)) if part)
             text = file.read_text(encoding="utf-8")
             if changes:
                 text = f"# {file.stem} with {', '.join(f'{key} {value}' for key, value in changes.items())}\n"
                 text += yaml.safe_dump(settings, sort_keys=False)
             if name in configurations:
-                raise ValueError(
-                    f"Two configurations would be called {name}: rename a file or drop a grid value."
-                )
+                raise ValueError(f"Two configurations would be called {name}: rename a file or drop a grid value.")
             configurations[name] = Configuration(name, settings, text)
     return list(configurations.values())
 

@@ -52,9 +52,7 @@ def measure(config: Path, images: int, folder: Path) -> tuple[int, dict[str, flo
         "--data.val_size",
         "0",
     ]
-    code, _ = fit(
-        "--config", str(config), "--run_dir", str(folder), "--threads", "1", "--seed_everything", "1", *short
-    )
+    code, _ = fit("--config", str(config), "--run_dir", str(folder), "--threads", "1", "--seed_everything", "1", *short)
     if code not in (DONE, DIVERGED):
         return code, {}
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))

@@ -46,8 +46,6 @@ def results_table(endings: Mapping[Run, Ending]) -> str:
         for row in rows
     ]
     lines += [
-        f"{run}: {ending.outcome}. {ending.reason}".rstrip()
-        for run, ending in endings.items()
-        if ending.outcome != "trained"
+        f"{run}: {ending.outcome}. {ending.reason}".rstrip() for run, ending in endings.items() if ending.outcome != "trained"
     ]
     return "\n".join(lines)

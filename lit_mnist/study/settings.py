@@ -79,9 +79,7 @@ def merged(settings: Settings, options: Settings) -> Settings:
                 inner[key] = {}
             inner = inner[key]
             if not isinstance(inner, dict):
-                raise ValueError(
-                    f"--{option}: the config says {key}: {inner!r}, which has no settings of its own."
-                )
+                raise ValueError(f"--{option}: the config says {key}: {inner!r}, which has no settings of its own.")
         inner[name] = value
     return result
 

@@ -126,9 +126,7 @@ def _reason(code: int, output: Path, start: int) -> str:
     """Why `fit` ended without a result: the signal that killed it, or its last words, after byte `start`."""
     if code < 0:
         return f"fit was killed by {signal.Signals(-code).name}."
-    return (
-        f"fit ended with exit code {code}: {last_words(output.read_bytes()[start:].decode(errors='replace'))}"
-    )
+    return f"fit ended with exit code {code}: {last_words(output.read_bytes()[start:].decode(errors='replace'))}"
 
 
 def last_words(output: str) -> str:

@@ -61,9 +61,7 @@ class Watch:
         endings: What is known of each run that has ended; the study adds to it while it goes on.
     """
 
-    def __init__(
-        self, runs: Sequence[Run], costs: Mapping[str, Cost], workers: int, endings: Mapping[Run, Ending]
-    ) -> None:
+    def __init__(self, runs: Sequence[Run], costs: Mapping[str, Cost], workers: int, endings: Mapping[Run, Ending]) -> None:
         self.runs = runs
         self.costs = costs
         self.workers = workers
