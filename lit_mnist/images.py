@@ -19,10 +19,11 @@ from lit_mnist.ink import FAINTEST, BlankError, Grey, find_ink, pixels, resized,
 SIDE = 28
 BOX = 20
 CENTRE = 14
-WORKING_SIDE = (
-    1024  # pixels; larger pictures are reduced to this first: a pixel of the box is up to 51 of these
-)
-THINNEST = 1.9  # pixels; of MNIST's training images 1 % have thinner strokes, by the measure in `_thickened`
+WORKING_SIDE = 1024  # pixels; larger pictures are reduced to this first: a pixel of the box is up to 51 of these
+THIN, USUAL = (
+    1.5,
+    2.0,
+)  # pixels; widths of strokes in MNIST's training images at the 2nd and the 30th percentile
 UNSAFE = frozenset({"EPS"})  # Pillow runs another programme, Ghostscript, to decode these
 
 
@@ -63,9 +64,7 @@ def _decode(path: Path) -> tuple[Image.Image, int]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=formats) as image:
                 frames = int(getattr(image, "n_frames", 1))
-                image.draft(
-                    "RGB", (WORKING_SIDE, WORKING_SIDE)
-                )  # decodes a large JPEG at a fraction of its size
+                image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # decodes a large JPEG at a fraction of its size
                 image.load()
                 return ImageOps.exif_transpose(image), frames
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -114,7 +113,7 @@ def grey(picture: Image.Image) -> Grey:
     if picture.mode.startswith(("I", "F")):
         return _reduced(_scaled_by_range(picture))
     if picture.has_transparency_data:
-        layered = picture.convert("RGBA")
+        layered = with_alpha(picture)
         level, alpha = _luminance(layered), _reduced(layered.getchannel("A")) / np.float32(255)
         opaque = level[alpha > 0.5]
         if opaque.size > alpha.size / 2:
@@ -125,11 +124,18 @@ def grey(picture: Image.Image) -> Grey:
     return _luminance(picture)
 
 
+def with_alpha(picture: Image.Image) -> Image.Image:
+    """The picture in mode RGBA, from any mode but those of 16 and 32 bits."""
+    if picture.mode in ("La", "RGBa"):  # premultiplied; Pillow goes back one way only
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
+    if picture.mode == "LAB":  # its luminance is all that is needed, and Pillow has no conversion without a profile
+        picture = picture.getchannel("L")
+    return picture.convert("RGBA")
+
+
 def _luminance(picture: Image.Image) -> Grey:
     """Without transparency, (H, W) in [0, 1]; red, green and blue weighted as in ITU-R BT.601."""
-    if picture.mode == "LAB":  # it has the luminance as a channel, and Pillow no conversion
-        return _reduced(picture.getchannel("L")) / np.float32(255)
-    return _reduced(picture.convert("RGB").convert("L")) / np.float32(255)
+    return _reduced(with_alpha(picture).convert("L")) / np.float32(255)
 
 
 def _scaled_by_range(picture: Image.Image) -> Image.Image:
@@ -151,19 +157,19 @@ def _reduced(picture: Image.Image) -> NDArray[np.float32]:
 
 
 def _thickened(ink: Grey) -> Grey:
-    """Strokes thinner than MNIST's, of a fine pen say, are widened to the thinnest that are usual there.
+    """Strokes thinner than MNIST's, of a fine pen say, are widened to what is usual there.
 
-    The width of the strokes is taken as 2 x area / outline, the outline as the sum of the grey levels'
-    slopes: in MNIST 1.8 pixels at the 1st percentile and 2.6 at the median.
+    Their width is taken as 2 x area / outline, and the outline as the sum of the slopes of the grey levels.
     """
-    slopes = np.gradient(np.pad(ink, 1))
-    width = float(2 * ink.sum() / np.hypot(*slopes).sum()) * BOX / max(ink.shape)
-    if width >= THINNEST:
+    fine = 5  # pixels for each pixel of the box
+    large = np.clip(resized(ink, fine * BOX / max(ink.shape), Image.Resampling.BILINEAR), 0, 1)
+    outline = np.hypot(*np.gradient(np.pad(large, 1))).sum()
+    width = 2 * float(large.sum() / outline) / fine
+    if width >= THIN:
         return ink
-    fine = 10  # pixels for each pixel of the box
-    growth = round((THINNEST - width) * fine / 2)
-    large = resized(ink, fine * BOX / max(ink.shape), Image.Resampling.BILINEAR)
-    bordered = Image.fromarray(np.pad(np.round(large / large.max() * 255).astype(np.uint8), growth))
+    growth = round((USUAL - width) * fine / 2)
+    core = np.percentile(large[large > large.max() / 10], 75)  # reducing has made fine lines faint
+    bordered = Image.fromarray(np.pad(np.clip(large / core * 255, 0, 255).astype(np.uint8), growth))
     return pixels(bordered.filter(ImageFilter.MaxFilter(2 * growth + 1))) / np.float32(255)
 
 
@@ -172,9 +178,7 @@ def _centred(ink: Grey) -> NDArray[np.uint8]:
     small = np.clip(resized(ink, BOX / max(ink.shape), Image.Resampling.BICUBIC), 0, 1)
     small /= small.max()
     mass = small.sum()
-    middle = [
-        float((small.sum(axis=1 - axis) * np.arange(small.shape[axis])).sum() / mass) for axis in (0, 1)
-    ]
+    middle = [float((small.sum(axis=1 - axis) * np.arange(small.shape[axis])).sum() / mass) for axis in (0, 1)]
     top, left = (SIDE + CENTRE - round(position) for position in middle)
     field = np.zeros((3 * SIDE, 3 * SIDE), dtype=np.float32)  # a digit may be far off its centre of mass
     field[top : top + small.shape[0], left : left + small.shape[1]] = small

@@ -14,9 +14,7 @@ Map = NDArray[np.bool_]  # (h, w)
 
 MAP_SIDE = 128  # pixels; the map on which pieces of ink are told apart
 FIT_SIDE = 64  # pixels; enough to see how the light falls
-FAINTEST = (
-    0.06  # ink that differs from the paper by less is none: a blank page in a lossy format differs so much
-)
+FAINTEST = 0.06  # ink that differs from the paper by less is none: a blank page in a lossy format differs so much
 LEAST_ROOM = 0.4  # so that noise is not blown up where the paper is nearly white, or nearly black
 
 
@@ -41,14 +39,14 @@ def find_ink(level: Grey) -> Grey:
     """
     level, noise = _smoothed(level)
     paper = _paper(level)
-    room = np.where(level < paper, paper, 1 - paper)
-    contrast = (paper - level) / np.maximum(
-        room, LEAST_ROOM
-    )  # darker positive, as a share of the largest possible
+    room = np.maximum(np.where(level < paper, paper, 1 - paper), LEAST_ROOM)
+    difference = paper - level
+    certain = np.sign(difference) * np.maximum(np.abs(difference) - 2 * noise, 0)
+    contrast = certain / room  # darker positive, as a share of the largest possible
     peak = float(np.abs(contrast).max())
-    if peak < max(FAINTEST, 5 * noise):
+    if peak < FAINTEST or np.abs(certain).max() < 4 * noise:
         raise BlankError
-    ink = np.abs(contrast) > max(peak / 4, 4 * noise)
+    ink = (np.abs(contrast) > peak / 4) & (np.abs(certain) >= 2 * noise)
     covered = resized(ink.astype(np.float32), min(1.0, MAP_SIDE / max(ink.shape)), Image.Resampling.BOX) > 0
     chosen = Image.fromarray(_chosen(covered).astype(np.float32))
     size = (level.shape[1], level.shape[0])
@@ -65,9 +63,8 @@ def find_ink(level: Grey) -> Grey:
                 return inner
     sign = np.sign((contrast * kept).sum())
     full = np.percentile(sign * contrast[kept], 90)
-    stretched = (sign * contrast - 2 * noise) / (full - 2 * noise)
     near = pixels(chosen.resize(size, Image.Resampling.BILINEAR)) > 0
-    return np.clip(np.where(near, stretched, 0), 0, 1)[box].astype(np.float32)
+    return np.clip(np.where(near, sign * contrast / full, 0), 0, 1)[box].astype(np.float32)
 
 
 def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -86,7 +83,10 @@ def resized(level: Grey, scale: float, method: Image.Resampling) -> Grey:
 
 
 def _smoothed(level: Grey) -> tuple[Grey, float]:
-    """Where there is noise: the mean over 3x3 pixels, and the standard deviation of what noise is left."""
+    """Where there is noise: the mean over 3x3 pixels, and an upper bound of the noise that is left.
+
+    White noise would shrink to a third of its standard deviation; a lossy format makes blotches of it, which stay.
+    """
     if min(level.shape) < 56:  # every pixel counts, and most of them lie on the edge of a stroke
         return level, 0.0
     mean = level
@@ -95,10 +95,8 @@ def _smoothed(level: Grey) -> tuple[Grey, float]:
         size = level.shape[axis]
         shifted = [border.take(range(first, first + size), axis) for first in range(3)]
         mean = (shifted[0] + shifted[1] + shifted[2]) / np.float32(3)
-    noise = 1.4826 * float(
-        np.median(np.abs(level - mean))
-    )  # median -> standard deviation of a normal distribution
-    return (level, 0.0) if noise < FAINTEST / 12 else (mean, noise / 3)
+    noise = 1.4826 * float(np.median(np.abs(level - mean)))  # median -> standard deviation of a normal distribution
+    return (level, 0.0) if noise < FAINTEST / 12 else (mean, noise)
 
 
 def _paper(level: Grey) -> Grey:
@@ -148,17 +146,17 @@ def _terms(shape: tuple[int, ...]) -> NDArray[np.float32]:
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
 
-def _pieces(ink: Map) -> NDArray[np.int64]:
+def _pieces(ink: Map) -> NDArray[np.int32]:
     """Numbers the pieces of a map that are connected by sides or corners; 0 where there is no ink."""
-    number = np.where(ink, np.arange(1, ink.size + 1).reshape(ink.shape), 0)
-    while True:
-        spread = np.pad(number, 1)
-        spread = np.maximum(np.maximum(spread[:-2], spread[1:-1]), spread[2:])
-        spread = np.maximum(np.maximum(spread[:, :-2], spread[:, 1:-1]), spread[:, 2:])
-        spread[~ink] = 0
+    bordered = np.zeros((ink.shape[0] + 2, ink.shape[1] + 2), dtype=np.int32)
+    number = bordered[1:-1, 1:-1]
+    number[ink] = np.arange(1, ink.sum() + 1)
+    while True:  # each takes over the largest number among its neighbours
+        rows = np.maximum(np.maximum(bordered[:-2], bordered[1:-1]), bordered[2:])
+        spread = np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:]) * ink
         if np.array_equal(spread, number):
             return number
-        number = spread
+        number[...] = spread
 
 
 def _chosen(ink: Map) -> Map:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lit_mnist.images import grey
+from lit_mnist.images import grey, with_alpha
 
 SHOWN = 100  # pictures at most
 COLUMNS = 4
@@ -70,13 +70,12 @@ class Sheet:
 def _thumbnail(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         picture = Image.fromarray(np.round(grey(picture) * 255).astype(np.uint8))
-    # Pillow cannot take LAB to RGBA; transparent parts are shown light grey
-    layered = picture.convert("RGB").convert("RGBA") if picture.mode == "LAB" else picture.convert("RGBA")
+    layered = with_alpha(picture)
     scale = TILE / max(layered.size)
     size = tuple(max(1, round(length * scale)) for length in layered.size)
     smoothly = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     layered = layered.resize((size[0], size[1]), smoothly)
-    tile = Image.new("RGBA", layered.size, "#dddddd")
+    tile = Image.new("RGBA", layered.size, "#dddddd")  # seen where the picture is transparent
     return Image.alpha_composite(tile, layered).convert("RGB")
 
 
