@@ -17,6 +17,8 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from lit_mnist.signals import Stopped, stop_at_once, stop_through
+
 T = TypeVar("T")
 ARRIVED = "LIT_MNIST_ARRIVED"  # in the environment: the file by which a process says that it is ready to join
 SECONDS_TO_END = 10.0  # for the other processes, once the first is done
@@ -120,9 +122,14 @@ class Processes:
         }
         with tempfile.TemporaryDirectory() as meeting:
             arrivals = [Path(meeting) / str(rank) for rank in range(1, self.trainer.num_devices)]
+            stopped: list[int] = []
+            stop_through(stopped.append)  # not before each process that has been started is known
             for arrival in arrivals:
                 rank = {"LOCAL_RANK": arrival.name, ARRIVED: str(arrival)}
                 self._others.append(subprocess.Popen(self.command, env=os.environ | self._environment | rank))
+            stop_at_once()
+            if stopped:
+                raise Stopped(stopped[0])
             # here, and not in the process group's constructor, which hears of no signal and of no death
             while not all(arrival.exists() for arrival in arrivals):
                 if any(process.poll() is not None for process in self._others):
@@ -133,9 +140,7 @@ class Processes:
     def __enter__(self) -> "Processes":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Ends the others. A failure of the connection to them becomes one sentence.
 
         Raises:
