@@ -100,7 +100,7 @@ class Palette:
 def to_svg(canvas: Canvas) -> str:
     """The drawing in placeholder colours, without date, maker or doctype."""
     buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    canvas.savefig(buffer, format="svg")
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip() + "\n"
     return re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
