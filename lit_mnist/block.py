@@ -1,7 +1,7 @@
 """What training is fed with: the order of an epoch, and blocks of consecutive SGD batches cut from it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,8 +188,8 @@ class BlockLoader:
             self.steps_per_block,
         )
 
-    def _batches(self, permutation: Tensor, first: int, end: int) -> tuple[Tensor, ...]:
-        return permutation[first * self.batch_size : end * self.batch_size].split(self.batch_size)
+    def _batches(self, permutation: Tensor, first: int, end: int) -> Sequence[Tensor]:
+        return torch.split(permutation[first * self.batch_size : end * self.batch_size], self.batch_size)
 
     def limit_blocks(self, blocks: int) -> None:
         """Ends each epoch after so many blocks, as the Trainer's `limit_train_batches` demands."""

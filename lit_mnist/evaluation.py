@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from lit_mnist.checkpoint import find_checkpoint
+from lit_mnist.command_line import CommandLine
 from lit_mnist.curves import as_png
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.dataset import DATASETS
 from lit_mnist.durable import write_durably
 from lit_mnist.event_log import EventLog
-from lit_mnist.fit import CommandLine
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.mistakes import draw_confusion, draw_mistakes
 from lit_mnist.run_folder import RunFolder
@@ -32,9 +32,13 @@ def evaluate_run(command: str, options: list[str]) -> None:
     path = _checkpoint_asked_for(command, options)
     folder = RunFolder(path.parent.parent)
     configured = ["--config", str(folder.config_path)] if folder.config_path.exists() else []
-    command_line = CommandLine(command, [*configured, *options])
+    # on one device, however many the run had, so that every image is measured once and no other process has to start
+    alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
+    command_line = CommandLine(command, [*configured, *alone, *options])
     data, trainer = command_line.datamodule, command_line.trainer
     assert isinstance(data, MNISTDataModule)
+    if trainer.world_size > 1:
+        raise ValueError(f"{command} measures on one device, not on {trainer.world_size}.")
     model = LitMLP.load_from_checkpoint(path)
     if command == "validate" and not data.val_size:
         raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")

@@ -19,7 +19,7 @@ def _never_fatal(method: Callable[Concatenate["EventLog", P], None]) -> Callable
     """A curve that cannot be written (full disk, folder gone) is worth one sentence, not the run."""
 
     @wraps(method)
-    def guarded(self: "EventLog", *args: P.args, **kwargs: P.kwargs) -> None:
+    def guarded(self: "EventLog", /, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.broken:
             return
         try:
@@ -53,9 +53,7 @@ class EventLog(TensorBoardLogger):
     """
 
     def __init__(self, folder: Path, filename_suffix: str = "") -> None:
-        super().__init__(
-            save_dir=folder, name="", version="", default_hp_metric=False, filename_suffix=filename_suffix
-        )
+        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False, filename_suffix=filename_suffix)
         self.folder = folder
         self.broken = False
 

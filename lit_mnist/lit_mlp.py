@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lit_mnist.block import Block
 from lit_mnist.checkpoint import CHECKPOINT_FORMAT, find_checkpoint
 from lit_mnist.fast_engine import FastEngine
-from lit_mnist.mlp import CLASSES, MLP
+from lit_mnist.mlp import CLASSES, IMAGE_PIXELS, MLP
 from lit_mnist.position import count_sgd_steps, restore_position, save_position
 
 Engine = Literal["exact", "fast"]
@@ -150,8 +150,7 @@ class LitMLP(pl.LightningModule):
         From three devices on, the grouping decides in which order they are added, and so the last bit. The first step
         after a resume would add otherwise than the same step of a run that was never stopped.
         """
-        weight = self.mlp.layers[0].weight
-        self.manual_backward(self.mlp(weight.new_zeros(1, weight.shape[1])).sum())
+        self.manual_backward(self.mlp(torch.zeros(1, IMAGE_PIXELS, dtype=self.mlp.dtype, device=self.device)).sum())
         self.mlp.zero_grad()
 
     def _mean_over_devices(self, losses: Tensor) -> Tensor:
@@ -166,7 +165,7 @@ class LitMLP(pl.LightningModule):
     def training_step(self, batch: Block | ImagesAndLabels, batch_idx: int) -> None:
         """Performs the SGD steps of a block, or the single one of an ordinary (images, labels) batch."""
         block = batch if isinstance(batch, Block) else Block.of_one_batch(*batch)
-        block.images = block.images.to(self.mlp.layers[0].weight.dtype)
+        block.images = block.images.to(self.mlp.dtype)
         begun, max_steps = self.trainer.global_step, self.trainer.max_steps
         steps_left = len(block) if max_steps < 0 else max_steps - begun
         engine = self._exact_steps if self.engine == "exact" else self._fast_steps
@@ -221,7 +220,7 @@ class LitMLP(pl.LightningModule):
             raise Diverged(self.trainer.current_epoch + 1, self.trainer.global_step - len(losses) + first + 1)
 
     def _log_block(self, block: Block, losses: Tensor) -> None:
-        step, every = self.trainer.global_step, max(1, self.trainer.log_every_n_steps)
+        step, every = self.trainer.global_step, max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined] # set by a connector
         if not block.is_drawn or step // every == (step - len(losses)) // every:
             return
         if block.first % block.grid:  # the rest of a block that was begun before a restart: log it whole
@@ -249,11 +248,11 @@ class LitMLP(pl.LightningModule):
     def predict_step(self, batch: ImagesAndLabels, batch_idx: int) -> Tensor:
         """Images (n, 1, 28, 28) with or without labels -> probabilities (n, 10)."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return self(images).softmax(1)
+        return cast(Tensor, self(images).softmax(1))
 
     def _measure(self, measures: MetricCollection, batch: ImagesAndLabels) -> None:
         images, labels = batch
-        logits = self(images.to(self.mlp.layers[0].weight.dtype)).float()
+        logits = self(images.to(self.mlp.dtype)).float()
         measures["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         measures["accuracy"].update(logits, labels)
 

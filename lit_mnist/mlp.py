@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 IMAGE_PIXELS = 28 * 28
@@ -28,9 +29,12 @@ class MLP(nn.Module):
                 raise ValueError(f"hidden: a layer needs at least 1 neuron, not {width}.")
         self.hidden = tuple(hidden)
         widths = (IMAGE_PIXELS, *self.hidden, CLASSES)
-        self.layers = nn.ModuleList(
-            nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)
-        )
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters, and so of the images to give."""
+        return next(self.parameters()).dtype
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 1, 28, 28) or (N, 784), floating point in [0, 1] -> logits (N, 10), unnormalised log-probabilities."""

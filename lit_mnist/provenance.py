@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lit_mnist import __version__
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "tensorboard", "numpy")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Version of Python and of each package that can change a result."""
     found = {package.replace("-", "_"): version(package) for package in PACKAGES}

@@ -148,7 +148,8 @@ class RunRecord(Checkpoint):
                 history.val_accuracy_by_epoch.append(trainer.callback_metrics["val/accuracy"].item())
                 measured["val accuracy"] = history.val_accuracy_by_epoch[-1]
             if self.test_every_epoch:
-                accuracy = module.evaluate(cast(MNISTDataModule, trainer.datamodule).test_dataloader())["accuracy"]
+                data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined] # set by a connector
+                accuracy = module.evaluate(data.test_dataloader())["accuracy"]
                 history.test_accuracy_by_epoch.append(accuracy)
                 measured["test accuracy"] = accuracy
                 if self.events:

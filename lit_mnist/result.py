@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_mnist.block import BlockLoader
 from lit_mnist.curves import as_png, draw_loss_curve
 from lit_mnist.durable import write_durably
 from lit_mnist.lit_mlp import Diverged
@@ -58,6 +59,7 @@ def _measure(run: "Run") -> dict[str, float]:
 
 def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -> Config:
     history, loader = run.record.history, run.trainer.train_dataloader
+    assert isinstance(loader, BlockLoader)
     losses = history.train_loss_by_epoch
     if diverged:
         outcome, reason = "diverged", str(diverged)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lit_mnist.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from lit_mnist.data import MNISTDataModule

@@ -75,7 +75,7 @@ def test_the_block_size_changes_no_bit_of_two_epochs_with_a_ragged_last_batch(ro
 def test_the_fast_engine_makes_the_same_steps_to_rounding_and_counts_them(root: Path) -> None:
     models = {}
     for engine in ("exact", "fast"):
-        models[engine] = LitMLP(lr=0.1, seed=1, engine=engine)  # type: ignore[arg-type]
+        models[engine] = LitMLP(lr=0.1, seed=1, engine=engine)
         fitter = trainer(max_steps=STEPS)
         fitter.fit(models[engine], datamodule=MNISTDataModule(32, val_size=0))
         assert fitter.global_step == STEPS
@@ -170,7 +170,7 @@ def test_the_epoch_loss_is_the_mean_of_its_batch_losses(root: Path) -> None:
         gradients = torch.autograd.grad(loss, list(mlp.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(mlp.parameters(), gradients, strict=True):
-                parameter -= 0.1 * gradient
+                parameter.sub_(0.1 * gradient)
         losses.append(loss.item())
     assert model.epoch_loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert fitter.callback_metrics["train/loss"].item() == pytest.approx(model.epoch_loss, rel=1e-6)

@@ -19,7 +19,8 @@ LAYERS = (
     {"command", "config", "signals", "durable", "mlp", "idx", "block", "outcome", "processes", "fast_engine", "curves"},
     {"catalogue", "publication", "dataset", "position"},
     {"data", "lit_mlp"},
-    {"fit", "run", "record", "result", "evaluation"},
+    {"record", "result", "run"},
+    {"options", "command_line", "evaluation", "fit"},
     {"cli"},
 )
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tensorboard.backend.event_processing.event_file_loader import (  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.event_file_loader import (
     RawEventFileLoader,
 )
-from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.event_pb2 import Event
 
 PATTERN = "events.out.tfevents.*"
 FRAME = 16  # bytes around each record: its length (8), the length's checksum (4), its own checksum (4)

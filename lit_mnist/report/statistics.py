@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean, stdev
 
-from scipy import special  # type: ignore[import-untyped]
+from scipy import special
 
 LEVEL = 0.95  # of every interval
 ALPHA = 1 - LEVEL
