@@ -87,7 +87,7 @@ def write_run(
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(own))
     if events:
-        blocks = [(step, losses[0] * 2 / (1 + step / 500)) for step in range(64, steps_per_epoch, 64)]
+        blocks = [(step, (losses or [2.3])[0] * 2 / (1 + step / 500)) for step in range(64, steps_per_epoch, 64)]
         write_events(folder, {"train/loss": list(enumerate(losses, 1)), "train/loss_step": blocks})
     return result
 

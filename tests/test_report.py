@@ -136,6 +136,17 @@ def test_equal_runs_show_no_difference(tmp_path: Path) -> None:
     assert text.count("these runs do not decide") == 5
 
 
+def test_runs_that_all_failed_are_reported_as_that(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / f"a{seed}", "one", seed, [], "diverged", lr=10.0, max_epochs=3)
+        write_run(tmp_path / f"b{seed}", "ten", seed, [2.3, 2.3, 2.3], "collapsed", lr=1.0)
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "2 configurations, 4 runs: 2 collapsed, 2 diverged." in text
+    assert "| 2 of 2<br>2 diverged<br>(34–100 %) | – | – | – | – |" in text
+    assert ": differs." not in text
+
+
 def test_a_grid_is_recognised_whatever_its_names(tmp_path: Path) -> None:
     number = 0
     for lr in (0.1, 1.0):

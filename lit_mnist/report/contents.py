@@ -128,6 +128,8 @@ def _ladders(ladders: Sequence[Ladder], key: str, heading: str, palette: Palette
 
 def _power(ladders: Sequence[Ladder], tested: int) -> str:
     """What the tests of a section can show, with as many seeds as there are."""
+    if not tested:
+        return "Nothing is tested: that takes two trained runs of two configurations."
     said = (
         "In brackets: 95 % intervals. Verdicts: “differs” where p, corrected by Holm's method for the "
         f"{_count(tested, 'test')} of this section, is below 0.05; else “no difference seen”, which does not say that there is "

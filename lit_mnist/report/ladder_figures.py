@@ -30,7 +30,7 @@ def draw_learning_rates(ladder: Ladder, palette: Palette, name: str) -> Figure:
         axes.set(xlabel="epoch", ylabel="training loss, nats")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _log_scale(axes)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
+        axes.legend(*axes.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
         return Figure(
             name,
             "Training loss against epoch for several learning rates",

@@ -117,7 +117,7 @@ def _contradiction(run: Run, settings: dict[str, Any]) -> str:
 
 def _disagreement(run: Run, scalars: Scalars) -> list[str]:
     logged = scalars.curves.get("train/loss", {})
-    if not logged:
+    if not logged and run.train_loss_by_epoch:
         return ["its event files hold no train/loss"]
     for epoch, loss in enumerate(run.train_loss_by_epoch, start=1):
         # event files hold float32
