@@ -1,0 +1,266 @@
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from pictures import (
+    Digit,
+    enlarged,
+    in_frame,
+    on_dark_table,
+    on_paper,
+    photographed,
+    shifted,
+    write_huge_png,
+)
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lit_mnist import predict_images
+from lit_mnist.checkpoint import load_mlp
+from lit_mnist.cli import main
+from lit_mnist.dataset import load
+
+SETTINGS = [
+    "--trainer.max_epochs",
+    "2",
+    "--data.train_size",
+    "30000",
+    "--model.engine",
+    "fast",
+    "--test_every_epoch",
+    "false",
+    "--threads",
+    "1",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network trained on half the images, about 95 % right."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["fit", "--config", "lr0.1", "--run_dir", str(folder), *SETTINGS]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def test_set(root: Path) -> tuple[Tensor, Tensor]:
+    return load("MNIST", root, "test")
+
+
+def predictions(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_untouched_test_images_are_told_as_the_network_tells_them(
+    run: Path, test_set: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    images, _ = test_set
+    paths = [tmp_path / f"{number:05d}.png" for number in range(1000)]
+    for path, image in zip(paths, images.numpy(), strict=False):
+        Image.fromarray(image).save(path)
+    with torch.inference_mode():
+        expected = load_mlp(run)(images[:1000, None].float() / 255)
+    labels, probabilities = predict_images(run, paths)
+    assert torch.equal(labels, expected.argmax(1))
+    assert torch.allclose(probabilities, expected.softmax(1), atol=1e-6)
+
+
+def test_without_images_the_accuracy_is_that_of_the_command_test(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", "--ckpt_path", str(run)]) == 0
+    said = capsys.readouterr().out
+    rows = predictions(workplace / "predictions.csv")
+    right = sum(int(row["digit"]) == label for row, label in zip(rows, test_set[1].tolist(), strict=True))
+    assert f"{right:,} of 10,000 test images right" in said
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    assert f"{right / 100:.2f} %" in capsys.readouterr().out
+    with Image.open(workplace / "predictions.png") as sheet:
+        assert sheet.height > 4000  # a hundred of them
+
+
+PLACES: dict[str, Callable[[Digit, np.random.Generator], Image.Image]] = {
+    "enlarged": lambda digit, _: enlarged(digit),
+    "inverted": lambda digit, _: on_paper(digit),
+    "shifted": shifted,
+    "framed": in_frame,
+    "on a dark table": lambda digit, _: on_dark_table(digit),
+    "photographed": photographed,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_test_images_in_other_surroundings_are_told_as_well(place: str, run: Path, test_set: tuple[Tensor, Tensor]) -> None:
+    random = np.random.default_rng(0)
+    images, labels = test_set[0][:100], test_set[1][:100]
+    untouched = (predict_images(run, images)[0] == labels).float().mean()
+    pictures = [PLACES[place](image, random) for image in images.numpy()]
+    accuracy = (predict_images(run, pictures)[0] == labels).float().mean()
+    assert accuracy >= untouched - 0.03
+
+
+def test_printed_digits_are_mostly_told(run: Path) -> None:
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    right = []
+    for name in ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "DejaVuSans-Oblique", "STIXGeneral"):
+        font = ImageFont.truetype(fonts / f"{name}.ttf", 180)
+        pictures = []
+        for digit in range(10):
+            page = Image.new("RGB", (300, 300), "ivory")
+            ImageDraw.Draw(page).text((150, 150), str(digit), fill="navy", font=font, anchor="mm")
+            pictures.append(page)
+        right += (predict_images(run, pictures)[0] == torch.arange(10)).tolist()
+    assert np.mean(right) >= 0.8
+
+
+def test_a_tensor_may_have_a_channel_or_not_and_bytes_or_fractions(run: Path, test_set: tuple[Tensor, Tensor]) -> None:
+    images = test_set[0][:50]
+    labels, probabilities = predict_images(run, images)
+    assert (labels.shape, labels.dtype) == ((50,), torch.int64)
+    assert (probabilities.shape, probabilities.dtype) == ((50, 10), torch.float32)
+    assert torch.allclose(probabilities.sum(1), torch.ones(50))
+    for same in (images[:, None], images.float() / 255, images[:, None].double() / 255):
+        assert torch.equal(predict_images(load_mlp(run), same)[0], labels)
+    assert predict_images(run, images[:0])[0].shape == predict_images(run, [])[0].shape == (0,)
+    one = Image.fromarray(images[0].numpy())
+    assert torch.equal(predict_images(run, one)[0], labels[:1])
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.zeros(2, 3, 28, 28), r"^images: a tensor must be \(N, 1, 28, 28\) or \(N, 28, 28\), not \(2, 3, 28, 28\)\.$"),
+        (torch.full((2, 28, 28), 255.0), r"^images: a floating-point tensor must lie in \[0, 1\]"),
+        (torch.full((2, 28, 28), float("nan")), r"^images: a floating-point tensor must lie in \[0, 1\]"),
+        (torch.zeros(2, 28, 28, dtype=torch.int64), r"^images: a tensor must be uint8 or floating point"),
+        (["nowhere.png"], r"^nowhere\.png: there is no such file"),
+        ([Image.new("L", (9, 9))], r"^images\[0\]: blank"),
+    ],
+)  # fmt: skip
+def test_from_python_bad_images_are_refused_by_name(images: object, sentence: str, run: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        predict_images(run, images)  # type: ignore[arg-type]
+
+
+def test_files_and_folders_are_told_and_bad_ones_stop_nothing(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = test_set
+    folder = workplace / "my digits"
+    (folder / "deeper").mkdir(parents=True)
+    pages = [on_paper(image) for image in images[:4].numpy()]
+    pages[0].save(workplace / "seven.png")
+    pages[1].save(folder / 'two, "quoted".jpg')
+    pages[2].save(folder / "deeper" / "one\nline.png")
+    pages[3].save(folder / "moving.gif", save_all=True, append_images=pages[:2])
+    pages[3].save(folder / ".hidden.png")
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / "empty.png").touch()
+    Image.new("L", (80, 80), 255).save(folder / "white.png")
+    write_huge_png(folder / "bomb.png", 60_000)
+    assert main(["predict", "--ckpt_path", str(run), "--images", "seven.png", "my digits", "nowhere.png"]) == 1
+    told, complaints = capsys.readouterr()
+    rows = predictions(workplace / "predictions.csv")
+    names = ["seven.png", "my digits/moving.gif", 'my digits/two, "quoted".jpg', "my digits/deeper/one\\nline.png"]
+    assert [row["file"] for row in rows] == names
+    assert [int(row["digit"]) for row in rows] == [int(labels[index]) for index in (0, 3, 1, 2)]
+    assert all(0.5 < float(row["probability"]) <= 1 for row in rows)
+    assert [line.split("  ", 2)[2] for line in told.splitlines()[:4]] == names
+    assert complaints.splitlines() == [
+        "lit_mnist: my digits/bomb.png: too many pixels to decode safely; save it smaller.",
+        "lit_mnist: my digits/empty.png: the file is empty.",
+        "lit_mnist: my digits/moving.gif: the first of its 3 frames is used.",
+        "lit_mnist: my digits/notes.txt: not an image, or in a format that cannot be read.",
+        "lit_mnist: my digits/white.png: blank: nothing stands out from the background.",
+        "lit_mnist: nowhere.png: there is no such file or folder.",
+        "lit_mnist: 5 of 9 files gave no prediction.",
+    ]
+
+
+def test_the_sheet_shows_each_input_beside_what_the_network_saw(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path
+) -> None:
+    digit = test_set[0][0].numpy()
+    Image.fromarray(digit).save(workplace / "a.png")
+    assert main(["predict", "--ckpt_path", str(run), "--images", "a.png", "--sheet", "deeper/sheet.png"]) == 0
+    sheet = np.asarray(Image.open(workplace / "deeper" / "sheet.png").convert("L"))
+    seen = np.kron(digit, np.ones((5, 5), dtype=np.uint8))  # each pixel five wide
+    assert np.array_equal(sheet[40:180, 160:300], seen)
+    assert np.abs(sheet[40:180, 10:150].astype(float) - seen).mean() < 30
+    assert sheet[184:220].min() < 100  # the file's name, the digit and the probability
+
+
+def test_its_own_output_is_neither_read_nor_replaces_a_picture(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(test_set[0][0].numpy()).save(workplace / "a.png")
+    for _ in range(2):
+        assert main(["predict", "--ckpt_path", str(run), "--images", "."]) == 0
+        assert [row["file"] for row in predictions(workplace / "predictions.csv")] == ["a.png"]
+    before = (workplace / "a.png").read_bytes()
+    assert main(["predict", "--ckpt_path", str(run), "--images", "a.png", "--sheet", "a.png"]) == 2
+    assert "among --images and to be written" in capsys.readouterr().err
+    assert (workplace / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--images", "nowhere.png"], "there is no picture that could be read; nothing was written."),
+        (["--images", "empty"], "there is no picture that could be read; nothing was written."),
+        (["--images", "empty", "--sheet", "sheet.jpg"], "--sheet sheet.jpg: its name must end in .png."),
+        (["--images"], "expected at least one argument"),
+        (["--pictures", "a.png"], "unrecognized arguments"),
+        (["--dataset", "LSUN"], "LSUN"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    options: list[str], sentence: str, run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "empty").mkdir()
+    assert main(["predict", "--ckpt_path", str(run), *options]) == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in workplace.iterdir()] == ["empty"]
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence_and_exit_code_2(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(test_set[0][0].numpy()).save(workplace / "a.png")
+    for out in ("a.png/table.csv", "/proc/table.csv"):
+        assert main(["predict", "--ckpt_path", str(run), "--images", "a.png", "--out", out]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_listed_is_named(run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lit_mnist.picture_files import list_files
+
+    (workplace / "locked").mkdir(mode=0)
+    user = os.geteuid()
+    workplace.chmod(0o755)
+    for parent in workplace.parents[:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    if user == 0:
+        os.seteuid(65534)  # root may list everything
+    try:
+        assert list(list_files([Path("locked")])) == [Path("locked")]
+    finally:
+        os.seteuid(user)
+
+
+def test_help_fits_a_screen_and_is_quick() -> None:
+    start = time.perf_counter()
+    command = [sys.executable, "-X", "importtime", "-m", "lit_mnist", "predict", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 5
+    assert len(result.stdout.splitlines()) <= 30
+    assert "torch" not in result.stderr
