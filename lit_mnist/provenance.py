@@ -9,6 +9,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lit_mnist import __version__
@@ -52,5 +53,6 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+        plain_bytes = state[name].detach().cpu().contiguous().view(torch.uint8)  # numpy knows no bfloat16
+        digest.update(plain_bytes.numpy().tobytes())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """One run in several processes: the SGD steps of one device, one record, one ending."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -121,6 +122,16 @@ def test_accuracies_count_every_image_once(trained: dict[int, Crew], devices: in
             assert round(accuracy * len(labels), 2) == right, split
         inputs, labels = data._splits["test"]
         assert result["test_loss"] == pytest.approx(F.cross_entropy(mlp(inputs), labels).item(), rel=1e-5)
+
+
+def test_a_run_of_several_devices_is_tested_on_one(
+    trained: dict[int, Crew], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained[3].run, workplace / "run"))  # test draws into it
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    assert f"test/accuracy  {100 * result_of(trained[3].run)['test_accuracy']:.2f} %" in capsys.readouterr().out
+    assert main(["test", "--ckpt_path", str(run), "--trainer.devices", "2"]) == 2
+    assert "one device, not on 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("devices", IMAGES)
