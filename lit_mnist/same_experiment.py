@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lit_mnist.checkpoint import read_checkpoint
+from lit_mnist.checkpoint import load_mlp, read_checkpoint
 from lit_mnist.provenance import versions
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def check_same_experiment(run: "Run", start: Path) -> None:
         begun = checkpoint["callbacks"]["RunRecord"]
         _check_settings(run.record.settings, begun["settings"])
         _check_end(run, checkpoint["global_step"], checkpoint["lit_mnist"]["steps_per_epoch"])
+        load_mlp(start)  # its weights are of the network that it describes
         _warn_of_other_bits(begun["threads"], begun["versions"])
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{start} was not saved by the command fit: there is no run to go on with.") from None

@@ -1,0 +1,126 @@
+"""A loss that becomes infinite or NaN ends a run at once, recorded as what it is; a loss that is merely bad does not."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from remains import points_of, result_of
+from victim import Moment, Victim
+
+from lit_mnist.block import EpochOrder
+from lit_mnist.checkpoint import list_checkpoints, load_mlp
+from lit_mnist.dataset import load
+from lit_mnist.mlp import MLP
+
+IMAGES, BATCH, EPOCHS, BLOCK = 400, 8, 4, 16
+STEPS = IMAGES // BATCH  # per epoch
+OPTIONS = (
+    *("fit", "--config", "batch8", "--run_dir", "run", "--checkpoint_seconds", "0"),
+    *("--data.train_size", str(IMAGES), "--data.steps_per_block", str(BLOCK), "--trainer.max_epochs", str(EPOCHS)),
+)
+LATE = "1.2"  # learning rate at which some seeds diverge after the first epoch
+
+
+def run(folder: Path, *options: str, code: int) -> dict[str, Any]:
+    victim = Victim(*OPTIONS, *options, folder=folder)
+    assert victim.wait() == code, victim.stderr
+    assert victim.stderr == ""
+    result: dict[str, Any] = json.loads((folder / "run" / "result.json").read_text())
+    return result
+
+
+def plain_loop(root: Path, lr: float, seed: int = 1, hidden: tuple[int, ...] = (512, 256)) -> list[float]:
+    """The batch losses of the ordinary PyTorch loop, up to the first one that is not finite."""
+    images, labels = load("MNIST", root, "train")
+    x, y = images[:IMAGES].float().div(255), labels[:IMAGES]
+    torch.manual_seed(seed)
+    mlp = MLP(hidden)
+    optimizer = torch.optim.SGD(mlp.parameters(), lr=lr)
+    order, losses = EpochOrder(IMAGES, seed), []
+    for epoch in range(EPOCHS):
+        order.set_epoch(epoch)
+        for batch in order.permutation().split(BATCH):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(mlp(x[batch]), y[batch])
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                return losses
+            loss.backward()
+            optimizer.step()
+    return losses
+
+
+@pytest.fixture(scope="module")
+def late(root: Path) -> tuple[str, list[float]]:
+    """A seed with which a run diverges after its first epoch, and its batch losses."""
+    for seed in range(1, 60):
+        losses = plain_loop(root, float(LATE), seed)
+        if len(losses) > STEPS + BLOCK and not math.isfinite(losses[-1]):
+            return str(seed), losses
+    raise AssertionError("no seed diverges late here: choose another learning rate")
+
+
+def check_record(folder: Path, result: dict[str, Any], losses: list[float]) -> None:
+    """Compares what is recorded of a diverged run with the batch losses of the ordinary loop."""
+    epochs = (len(losses) - 1) // STEPS
+    assert result["outcome"] == "diverged"
+    assert result["diverged"] == {"epoch": epochs + 1, "step": len(losses)}
+    assert (result["steps"], result["epochs"]) == (len(losses), epochs)
+    means = [sum(losses[epoch * STEPS : (epoch + 1) * STEPS]) / STEPS for epoch in range(epochs)]
+    assert result["train_loss_by_epoch"] == pytest.approx(means, rel=1e-9)
+    for name in ("final_train_loss", "train_accuracy", "test_accuracy", "test_loss", "weights_sha256"):
+        assert result[name] is None
+    assert all(math.isfinite(value) for _, _, value in points_of(folder / "run"))
+
+
+@pytest.mark.parametrize("engine", ["exact", "fast"])
+def test_a_loss_that_is_nan_from_the_second_step_on_ends_the_run_with_code_3(engine: str, root: Path, tmp_path: Path) -> None:
+    losses = plain_loop(root, 1e20)
+    assert len(losses) == 2
+    check_record(tmp_path, run(tmp_path, "--model.lr", "1e20", "--model.engine", engine, code=3), losses)
+    assert list_checkpoints(tmp_path / "run") == []
+
+
+def test_a_late_divergence_keeps_the_last_good_checkpoint_and_names_the_step_at_which_a_plain_loop_diverges(
+    late: tuple[str, list[float]], tmp_path: Path
+) -> None:
+    seed, losses = late
+    check_record(tmp_path, run(tmp_path, "--model.lr", LATE, "--seed_everything", seed, code=3), losses)
+    kept = int(list_checkpoints(tmp_path / "run")[0].stem[5:])
+    assert len(losses) - 2 * BLOCK < kept < len(losses)
+    assert all(weight.isfinite().all() for weight in load_mlp(tmp_path / "run").parameters())
+
+
+def test_a_diverging_run_that_was_killed_diverges_at_the_same_step(late: tuple[str, list[float]], tmp_path: Path) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    options = ("--model.lr", LATE, "--seed_everything", late[0])
+    run(undisturbed, *options, code=3)
+    for moment in (Moment("lit_mlp", "_stop_if_diverged", 4), Moment("result", "finish")):
+        assert Victim(*OPTIONS, *options, folder=killed, moment=moment).wait() == -9
+    run(killed, *options, code=3)
+    assert result_of(killed / "run") == result_of(undisturbed / "run")
+    assert points_of(killed / "run") == points_of(undisturbed / "run")
+
+
+def test_a_loss_that_is_not_finite_after_the_very_last_step_counts_as_diverged(root: Path, tmp_path: Path) -> None:
+    result = run(tmp_path, "--model.lr", "1e30", "--trainer.max_steps", "1", "--data.val_size", "100", code=3)
+    assert result["diverged"] == {"epoch": 1, "step": 1}
+
+
+def test_a_validation_loss_that_is_not_finite_is_recorded_as_null(root: Path, tmp_path: Path) -> None:
+    options = ("--model.lr", "1e30", "--data.train_size", "8", "--data.val_size", "100")
+    result = run(tmp_path, *options, code=3)
+    assert result["val_loss_by_epoch"] == [None]
+    assert result["diverged"] == {"epoch": 2, "step": 2}
+
+
+def test_a_run_that_only_collapses_is_trained_to_its_end(root: Path, tmp_path: Path) -> None:
+    losses = plain_loop(root, 3.0, hidden=(64, 32))
+    assert math.isfinite(losses[-1]), "diverges: choose another learning rate"
+    result = run(tmp_path, "--model.lr", "3", "--model.hidden", "[64,32]", code=0)
+    assert result["outcome"] == "collapsed"
+    assert (result["epochs"], result["steps"]) == (EPOCHS, len(losses))
