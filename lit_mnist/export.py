@@ -35,9 +35,7 @@ def main(args: list[str]) -> int:
     missing = [package for package in NEEDED[target.suffix] if find_spec(package) is None]
     if missing:
         extra = f'pip install "lit_mnist[{target.suffix[1:]}]"'
-        raise ValueError(
-            f"--to {target} needs packages that are not installed, {', '.join(missing)}: {extra}."
-        )
+        raise ValueError(f"--to {target} needs packages that are not installed, {', '.join(missing)}: {extra}.")
     if target.is_dir():
         raise ValueError(f"--to {target} is a folder; name a file in it.")
     from lit_mnist.checkpoint import load_mlp
@@ -61,19 +59,14 @@ def _parser() -> Parser:
         "10,000 test images of MNIST before it gets its name.",
         epilog=f"input of the file: {INPUT}. Output: {OUTPUT}.",
     )
-    parser.add_argument(
-        "--ckpt_path", required=True, metavar="RUN_OR_FILE", help="run folder or checkpoint file"
-    )
+    parser.add_argument("--ckpt_path", required=True, metavar="RUN_OR_FILE", help="run folder or checkpoint file")
     parser.add_argument(
         "--to",
         required=True,
         metavar="FILE",
-        help="model.onnx, or model.safetensors (its description goes into model.json beside it); "
-        "replaced if it exists",
+        help="model.onnx, or model.safetensors (its description goes into model.json beside it); replaced if it exists",
     )
-    parser.add_argument(
-        "--root", metavar="DIR", help="folder of the data sets (default: the user's cache folder)"
-    )
+    parser.add_argument("--root", metavar="DIR", help="folder of the data sets (default: the user's cache folder)")
     return parser
 
 
@@ -140,11 +133,12 @@ def export_safetensors(network: "MLP", target: Path) -> str:
     from safetensors.torch import load, save
 
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
-    content = save(weights, metadata={"format": "pt", "input": INPUT, "output": OUTPUT})
+    description = json.dumps(_description(network), indent=1) + "\n"
+    content = save(weights, metadata={"description": description})  # one entry: their order would be random
     read_back = load(content)
     assert all(torch.equal(read_back[name], weight) for name, weight in weights.items())
     beside = target.with_suffix(".json")
-    write_durably(beside, (json.dumps(_description(network), indent=1) + "\n").encode())
+    write_durably(beside, description.encode())
     write_durably(target, content)
     count = sum(weight.numel() for weight in weights.values())
     return f"{target}: {count:,} weights and biases, read back bit for bit; described in {beside}."

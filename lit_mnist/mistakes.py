@@ -38,9 +38,7 @@ def draw_confusion(labels: Tensor, predictions: Tensor, classes: Sequence[str]) 
     wrong = counts.clone().fill_diagonal_(0)
     total, right = int(counts.sum()), int(counts.trace())
     figure = Figure(figsize=(7, 6.4), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="predicted", ylabel="true", title=f"{total - right:,} mistakes in {total:,} images"
-    )
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=f"{total - right:,} mistakes in {total:,} images")
     axes.imshow(wrong.numpy(), cmap="Blues", vmin=0, vmax=max(1, int(wrong.max())))
     names_are_long = max(map(len, classes)) > 2
     axes.set_xticks(
@@ -59,9 +57,7 @@ def draw_confusion(labels: Tensor, predictions: Tensor, classes: Sequence[str]) 
     return figure
 
 
-def draw_mistakes(
-    images: Tensor, labels: Tensor, logits: Tensor, classes: Sequence[str], most: int = 25
-) -> "Figure":
+def draw_mistakes(images: Tensor, labels: Tensor, logits: Tensor, classes: Sequence[str], most: int = 25) -> "Figure":
     """The most confident mistakes, surest first: image, true class, predicted class and its probability.
 
     Args:
@@ -79,13 +75,9 @@ def draw_mistakes(
     columns = 5
     rows = max(1, -(-len(surest) // columns))
     figure = Figure(figsize=(1.6 * columns, 0.5 + 1.9 * rows), layout="constrained")
-    title = (
-        f"The {len(surest)} surest of {len(wrong):,} mistakes"
-        if surest
-        else f"No mistake in {len(labels):,} images"
-    )
+    title = f"The {len(surest)} surest of {len(wrong):,} mistakes" if surest else f"No mistake in {len(labels):,} images"
     figure.suptitle(title)
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, index in zip(grid, surest, strict=False):

@@ -1,0 +1,169 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lit_mnist import export
+from lit_mnist.checkpoint import load_mlp
+from lit_mnist.cli import main
+from lit_mnist.dataset import load
+from lit_mnist.mlp import MLP
+
+SETTINGS = ["--trainer.max_epochs", "1", "--data.train_size", "2000", "--test_every_epoch", "false", "--threads", "1"]
+
+# The README's: no torch, no lit_mnist.
+WITHOUT_TORCH = """
+import sys
+import numpy as np, onnxruntime
+from PIL import Image
+session = onnxruntime.InferenceSession(sys.argv[1])
+image = np.asarray(Image.open(sys.argv[2]).convert("L"), dtype=np.float32) / 255
+(logits,) = session.run(["logits"], {"images": image.reshape(1, 1, 28, 28)})
+print(int(logits.argmax()))
+assert not {"torch", "lit_mnist"} & set(sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    """A barely trained network of another shape than the default."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["fit", "--config", "lr0.1", "--model.hidden", "[40]", "--run_dir", str(folder), *SETTINGS]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def onnx_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxscript", reason="comes with the extra onnx")
+    file = tmp_path_factory.mktemp("models") / "model.onnx"
+    assert main(["export", "--ckpt_path", str(run), "--to", str(file)]) == 0
+    return file
+
+
+def test_the_onnx_file_computes_what_the_network_does_for_any_number_of_images(run: Path, onnx_file: Path, root: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(onnx_file)
+    images = load("MNIST", root, "test")[0].unsqueeze(1).float() / 255
+    for count in (1, 2, 7, 1000):
+        (logits,) = session.run(["logits"], {"images": images[:count].numpy()})
+        with torch.inference_mode():
+            expected = load_mlp(run)(images[:count]).numpy()
+        assert logits.shape == (count, 10)
+        assert np.abs(logits - expected).max() < 1e-4
+    assert session.get_inputs()[0].shape == ["N", 1, 28, 28]
+
+
+def test_the_onnx_file_says_what_goes_in_and_holds_no_path_of_this_machine(onnx_file: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(onnx_file)
+    onnx.checker.check_model(model, full_check=True)
+    notes = {note.key: note.value for note in model.metadata_props}
+    assert notes["input"].startswith("images (N, 1, 28, 28) float32 in [0, 1]: 0 background, 1 ink")
+    assert notes["output"].startswith("logits (N, 10)")
+    assert notes["hidden"] == "[40]"
+    assert "[0, 1]" in model.doc_string
+    content = onnx_file.read_bytes()
+    for path in (str(Path(torch.__file__).parent), str(Path(export.__file__).parent), "site-packages", ".py"):
+        assert path.encode() not in content
+
+
+def test_the_onnx_file_runs_without_torch(onnx_file: Path, run: Path, root: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    images = load("MNIST", root, "test")[0]
+    with torch.inference_mode():
+        expected = int(load_mlp(run)(images[:1].unsqueeze(1).float() / 255).argmax())
+    Image.fromarray(images[0].numpy()).save(tmp_path / "digit.png")
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(onnx_file), str(tmp_path / "digit.png")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert told == f"{expected}\n"
+
+
+def test_a_file_that_computes_something_else_is_refused(root: Path, onnx_file: Path) -> None:
+    other = MLP((40,)).eval()
+    with pytest.raises(ValueError, match=r"was not written: on [\d,]+ of 10,000 test images it would give another class"):
+        export._compare(other, onnx_file.read_bytes(), Path("model.onnx"), root)
+
+
+def test_safetensors_holds_every_weight_bit_for_bit_with_its_description(run: Path, workplace: Path) -> None:
+    load_file = pytest.importorskip("safetensors.torch", reason="comes with the extra safetensors").load_file
+    assert main(["export", "--ckpt_path", str(run), "--to", "model.safetensors"]) == 0
+    description = json.loads((workplace / "model.json").read_text())
+    network = MLP(description["hidden"])
+    network.load_state_dict(load_file(workplace / "model.safetensors"))
+    trained = load_mlp(run).state_dict()
+    assert all(torch.equal(weight, trained[name]) for name, weight in network.state_dict().items())
+    assert "[0, 1]" in description["input"]
+    assert sorted(path.name for path in workplace.iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_an_existing_file_is_replaced_whole(run: Path, workplace: Path) -> None:
+    safetensors = pytest.importorskip("safetensors")
+    target = workplace / "model.safetensors"
+    assert main(["export", "--ckpt_path", str(run), "--to", str(target)]) == 0
+    first = target.read_bytes()
+    target.write_bytes(b"older")
+    assert main(["export", "--ckpt_path", str(run), "--to", str(target)]) == 0
+    assert target.read_bytes() == first
+    with safetensors.safe_open(target, "pt") as file:
+        assert file.metadata()["description"] == (workplace / "model.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("model.pt", "--to model.pt: the name must end in .onnx or .safetensors."),
+        ("model", "--to model: the name must end in .onnx or .safetensors."),
+        ("folder.safetensors", "--to folder.safetensors is a folder; name a file in it."),
+        ("file/model.safetensors", "--to file/model.safetensors cannot be written: "),
+        ("/proc/model.safetensors", "--to /proc/model.safetensors cannot be written: "),
+    ],
+)
+def test_a_bad_target_is_one_sentence_and_exit_code_2(
+    target: str, sentence: str, run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "folder.safetensors").mkdir()
+    (workplace / "file").touch()
+    assert main(["export", "--ckpt_path", str(run), "--to", target]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"lit_mnist: {sentence}")
+    assert complaint.count("\n") == 1
+    assert sorted(path.name for path in workplace.iterdir()) == ["file", "folder.safetensors"]
+
+
+@pytest.mark.parametrize("suffix", export.NEEDED)
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(suffix: str, tmp_path: Path) -> None:
+    # -S: a Python without any installed package
+    command = [sys.executable, "-S", "-m", "lit_mnist", "export", "--ckpt_path", "run", "--to", f"model{suffix}"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(export.__file__).parents[1])}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert result.stderr == (
+        f"lit_mnist: --to model{suffix} needs packages that are not installed, "
+        f'{", ".join(export.NEEDED[suffix])}: pip install "lit_mnist[{suffix[1:]}]".\n'
+    )
+    assert result.returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_is_none_is_one_sentence_and_exit_code_2(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("safetensors")
+    (workplace / "foreign.ckpt").write_text("no checkpoint")
+    for checkpoint in ("nowhere", "foreign.ckpt", "."):
+        assert main(["export", "--ckpt_path", checkpoint, "--to", "model.safetensors"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in workplace.iterdir()] == ["foreign.ckpt"]
+
+
+def test_help_fits_a_screen_and_is_quick() -> None:
+    start = time.perf_counter()
+    command = [sys.executable, "-X", "importtime", "-m", "lit_mnist", "export", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert time.perf_counter() - start < 5
+    assert len(result.stdout.splitlines()) <= 30
+    assert "torch" not in result.stderr
