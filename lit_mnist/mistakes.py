@@ -83,5 +83,5 @@ def draw_mistakes(images: Tensor, labels: Tensor, logits: Tensor, classes: Seque
     for axes, index in zip(grid, surest, strict=False):
         axes.imshow(images[index].reshape(28, 28).cpu().numpy(), cmap="gray")
         true, predicted = classes[int(labels[index])], classes[int(predictions[index])]
-        axes.set_title(f"{true}, not {predicted}\n{100 * confidence[index]:.1f} %", fontsize=9)
+        axes.set_title(f"{true} taken for {predicted}\n{100 * confidence[index]:.1f} %", fontsize=9)
     return figure
