@@ -84,9 +84,7 @@ class FastEngine:
         lit_weight = self._buffer("lit_weight", images, len(lit), len(biases[0]))
         torch.index_select(weight_by_pixel, 0, lit, out=lit_weight)
         weights[0] = lit_weight.t()
-        targets = (
-            self._buffer("targets", images, len(images), CLASSES).zero_().scatter_(1, labels[:, None], 1)
-        )
+        targets = self._buffer("targets", images, len(images), CLASSES).zero_().scatter_(1, labels[:, None], 1)
 
         losses = []
         parts = (torch.split(tensor, chunk) for tensor in (pixels, targets, labels))
