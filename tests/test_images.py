@@ -147,6 +147,15 @@ def test_the_ink_of_a_transparent_picture_shows_whether_it_is_black_or_white(dig
         assert difference(prepare(picture), prepare(ink)) < 0.1
 
 
+def test_what_is_transparent_around_a_round_sticker_is_not_ink(digits: list[Digit]) -> None:
+    for card in (on_paper(digits[0]), enlarged(digits[0])):
+        circle = Image.new("L", card.size, 0)
+        ImageDraw.Draw(circle).ellipse((0, 0, *card.size), fill=255)
+        picture = card.convert("RGBA")
+        picture.putalpha(circle)
+        assert difference(prepare(picture), prepare(card)) < 0.05
+
+
 def test_a_photograph_is_turned_as_its_exif_orientation_says(digits: list[Digit], tmp_path: Path) -> None:
     page = on_paper(digits[2])
     exif = Image.Exif()
