@@ -61,8 +61,9 @@ def find_ink(level: Grey) -> Grey:
         else:
             if (inner > 0.5).mean() < 0.9:  # else it is the hole of an angular zero
                 return inner
-    sign = np.sign((contrast * kept).sum())
-    full = np.percentile(sign * contrast[kept], 90)
+    sign = 1 if contrast[kept].sum() >= 0 else -1
+    strength = sign * contrast[kept]
+    full = np.percentile(strength[strength > 0], 90)
     near = pixels(chosen.resize(size, Image.Resampling.BILINEAR)) > 0
     return np.clip(np.where(near, sign * contrast / full, 0), 0, 1)[box].astype(np.float32)
 
