@@ -33,9 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint of lit_mnist.")
     written = checkpoint["lit_mnist"].get("format")
     if written != CHECKPOINT_FORMAT:
-        raise ValueError(
-            f"{path} has format {written}, but this version of lit_mnist reads format {CHECKPOINT_FORMAT}."
-        )
+        raise ValueError(f"{path} has format {written}, but this version of lit_mnist reads format {CHECKPOINT_FORMAT}.")
     return checkpoint
 
 
@@ -50,9 +48,7 @@ def _unpickled(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from None
     except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} holds more than tensors and plain values; it was not loaded, and none of it ran."
-        ) from None
+        raise ValueError(f"{path} holds more than tensors and plain values; it was not loaded, and none of it ran.") from None
     except Exception:  # anybody may have written it: zipfile and torch raise whatever they stumble over
         raise ValueError(f"{path} is not a checkpoint, or only a part of one.") from None
     raise ValueError(f"{path} is damaged (its part {damaged} is not what was written).")

@@ -134,10 +134,13 @@ class LitMLP(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.check_trainer(self.trainer)
+        if self.engine == "exact":
+            return
         (optimizer,) = self.trainer.optimizers
         plain = torch.optim.SGD([torch.empty(0)], lr=self.lr, fused=True).defaults
-        if self.engine == "fast" and (type(optimizer) is not torch.optim.SGD or optimizer.defaults != plain):
+        if type(optimizer) is not torch.optim.SGD or optimizer.defaults != plain:
             raise ValueError("engine fast replaces plain SGD only, and this model configures another optimizer.")
+        self._fast_engine = FastEngine(self.mlp, self.lr)
 
     def on_train_start(self) -> None:
         restore_position(self.trainer, self._restored_steps_per_epoch)
@@ -209,7 +212,7 @@ class LitMLP(pl.LightningModule):
     def _fast_steps(self, block: Block, steps_left: int) -> Iterator[Tensor]:
         rows = sum(block.sizes[:steps_left])  # the engine may make several steps before it comes back
         images, labels = block.images[:rows].flatten(1), block.labels[:rows]
-        for losses in FastEngine(self.mlp, self.lr).train(images, labels, block.sizes[0]):
+        for losses in self._fast_engine.train(images, labels, block.sizes[0]):
             block.drawn += len(losses)
             yield losses
 

@@ -23,9 +23,7 @@ Picture: TypeAlias = "str | Path | Image"
 BATCH = 10_000  # images for which the activations of the published network take 31 MB
 
 
-def predict_images(
-    checkpoint: "Checkpoint", images: "Picture | Sequence[Picture] | Tensor"
-) -> "tuple[Tensor, Tensor]":
+def predict_images(checkpoint: "Checkpoint", images: "Picture | Sequence[Picture] | Tensor") -> "tuple[Tensor, Tensor]":
     """Tells the digits in images.
 
     Args:
@@ -63,16 +61,12 @@ def _checked(images: "Tensor") -> "Tensor":
     import torch
 
     if images.shape[1:] not in (torch.Size([28, 28]), torch.Size([1, 28, 28])):
-        raise ValueError(
-            f"images: a tensor must be (N, 1, 28, 28) or (N, 28, 28), not {tuple(images.shape)}."
-        )
+        raise ValueError(f"images: a tensor must be (N, 1, 28, 28) or (N, 28, 28), not {tuple(images.shape)}.")
     if images.dtype != torch.uint8:
         if not images.is_floating_point():
             raise ValueError(f"images: a tensor must be uint8 or floating point, not {images.dtype}.")
         if not bool(((images >= 0) & (images <= 1)).all()):
-            raise ValueError(
-                "images: a floating-point tensor must lie in [0, 1]; divide grey levels of 0 to 255 by 255."
-            )
+            raise ValueError("images: a floating-point tensor must lie in [0, 1]; divide grey levels of 0 to 255 by 255.")
     return images.reshape(-1, 28, 28)
 
 
@@ -85,9 +79,7 @@ def _predict(network: "MLP", images: "Tensor") -> "tuple[Tensor, Tensor]":
     probabilities = [torch.empty(0, 10)]
     with torch.inference_mode():
         for batch in torch.split(images, BATCH):
-            levels = (
-                batch.to(device).float() / 255 if batch.dtype == torch.uint8 else batch.to(device).float()
-            )
+            levels = batch.to(device).float() / 255 if batch.dtype == torch.uint8 else batch.to(device).float()
             probabilities.append(network(levels.unsqueeze(1)).softmax(1).cpu())
     network.train(was_training)
     result = torch.cat(probabilities).clone()
@@ -134,9 +126,7 @@ def _parser() -> Parser:
         "Without --images: the 10,000 test images.",
         epilog="exit codes: 0 every file was read, 1 some were not (see stderr), 2 bad input, or none was",
     )
-    parser.add_argument(
-        "--ckpt_path", required=True, metavar="RUN_OR_FILE", help="run folder or checkpoint file"
-    )
+    parser.add_argument("--ckpt_path", required=True, metavar="RUN_OR_FILE", help="run folder or checkpoint file")
     parser.add_argument(
         "--images",
         nargs="+",
@@ -155,12 +145,8 @@ def _parser() -> Parser:
         metavar="FILE.png",
         help="each input beside the 28x28 that the network saw, the first 100 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--dataset", default="MNIST", metavar="NAME", help="whose test images (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--root", metavar="DIR", help="folder of the data sets (default: the user's cache folder)"
-    )
+    parser.add_argument("--dataset", default="MNIST", metavar="NAME", help="whose test images (default: %(default)s)")
+    parser.add_argument("--root", metavar="DIR", help="folder of the data sets (default: the user's cache folder)")
     return parser
 
 
@@ -173,9 +159,7 @@ def _predict_files(checkpoint: str, paths: Sequence[Path], out: Path, sheet: Pat
     written = {out.resolve(), sheet.resolve()}
     for path in paths:
         if path.is_file() and path.resolve() in written:
-            raise ValueError(
-                f"{path} is both among --images and to be written; choose another --out or --sheet."
-            )
+            raise ValueError(f"{path} is both among --images and to be written; choose another --out or --sheet.")
     network = _network(checkpoint)
     drawing, names, prepared, failed = Sheet(), [], [], 0
     for path in list_files(paths):

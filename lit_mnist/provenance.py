@@ -40,12 +40,12 @@ def _processor() -> str:
 
 
 def commit() -> str | None:
-    """Hash of the commit that the package was run from; None outside a checkout of it."""
+    """Hash of the commit that the package was run from, "-dirty" behind it if files were changed since; None outside git."""
     package = Path(__file__).parent
     if not (package.parent / ".git").exists():
         return None
-    git = subprocess.run(["git", "-C", package, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return git.stdout.strip() or None
+    describe = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

@@ -39,9 +39,7 @@ class RunFolder:
     @property
     def is_free(self) -> bool:
         """Nothing lies in it that could be lost."""
-        return not self.path.exists() or all(
-            child.name == ".lock" or is_part(child) for child in self.path.iterdir()
-        )
+        return not self.path.exists() or all(child.name == ".lock" or is_part(child) for child in self.path.iterdir())
 
     @property
     def is_foreign(self) -> bool:

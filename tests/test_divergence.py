@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.nn.functional as F
+from plain_loop import plain_loop
 from remains import points_of, result_of
 from victim import Moment, Victim
 
-from lit_mnist.block import EpochOrder
 from lit_mnist.checkpoint import list_checkpoints, load_mlp
-from lit_mnist.dataset import load
-from lit_mnist.mlp import MLP
 
 IMAGES, BATCH, EPOCHS, BLOCK = 400, 8, 4, 16
 STEPS = IMAGES // BATCH  # per epoch
@@ -33,32 +29,15 @@ def run(folder: Path, *options: str, code: int) -> dict[str, Any]:
     return result
 
 
-def plain_loop(root: Path, lr: float, seed: int = 1, hidden: tuple[int, ...] = (512, 256)) -> list[float]:
-    """The batch losses of the ordinary PyTorch loop, up to the first one that is not finite."""
-    images, labels = load("MNIST", root, "train")
-    x, y = images[:IMAGES].float().div(255), labels[:IMAGES]
-    torch.manual_seed(seed)
-    mlp = MLP(hidden)
-    optimizer = torch.optim.SGD(mlp.parameters(), lr=lr)
-    order, losses = EpochOrder(IMAGES, seed), []
-    for epoch in range(EPOCHS):
-        order.set_epoch(epoch)
-        for batch in order.permutation().split(BATCH):
-            optimizer.zero_grad()
-            loss = F.cross_entropy(mlp(x[batch]), y[batch])
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                return losses
-            loss.backward()
-            optimizer.step()
-    return losses
+def loss_history(root: Path, lr: float, seed: int = 1, hidden: tuple[int, ...] = (512, 256)) -> list[float]:
+    return plain_loop(root, IMAGES, BATCH, EPOCHS, lr, seed, hidden)[0]
 
 
 @pytest.fixture(scope="module")
 def late(root: Path) -> tuple[str, list[float]]:
     """A seed with which a run diverges after its first epoch, and its batch losses."""
     for seed in range(1, 60):
-        losses = plain_loop(root, float(LATE), seed)
+        losses = loss_history(root, float(LATE), seed)
         if len(losses) > STEPS + BLOCK and not math.isfinite(losses[-1]):
             return str(seed), losses
     raise AssertionError("no seed diverges late here: choose another learning rate")
@@ -79,7 +58,7 @@ def check_record(folder: Path, result: dict[str, Any], losses: list[float]) -> N
 
 @pytest.mark.parametrize("engine", ["exact", "fast"])
 def test_a_loss_that_is_nan_from_the_second_step_on_ends_the_run_with_code_3(engine: str, root: Path, tmp_path: Path) -> None:
-    losses = plain_loop(root, 1e20)
+    losses = loss_history(root, 1e20)
     assert len(losses) == 2
     check_record(tmp_path, run(tmp_path, "--model.lr", "1e20", "--model.engine", engine, code=3), losses)
     assert list_checkpoints(tmp_path / "run") == []
@@ -119,7 +98,7 @@ def test_a_validation_loss_that_is_not_finite_is_recorded_as_null(root: Path, tm
 
 
 def test_a_run_that_only_collapses_is_trained_to_its_end(root: Path, tmp_path: Path) -> None:
-    losses = plain_loop(root, 3.0, hidden=(64, 32))
+    losses = loss_history(root, 3.0, hidden=(64, 32))
     assert math.isfinite(losses[-1]), "diverges: choose another learning rate"
     result = run(tmp_path, "--model.lr", "3", "--model.hidden", "[64,32]", code=0)
     assert result["outcome"] == "collapsed"

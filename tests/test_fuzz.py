@@ -14,19 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kills import Experiment
+from plain_loop import plain_loop
 from victim import Moment, Victim
 
-from lit_mnist.block import EpochOrder
 from lit_mnist.checkpoint import list_checkpoints, read_checkpoint
 from lit_mnist.cli import main
-from lit_mnist.dataset import load
 from lit_mnist.durable import is_part
-from lit_mnist.mlp import MLP
 from lit_mnist.provenance import weights_sha256
 from lit_mnist.run_folder import RunFolder
 
@@ -89,19 +85,9 @@ def check_ending(code: int, complaints: str, arguments: list[str]) -> None:
 
 def plain_weights(root: Path, result: dict[str, Any]) -> str:
     """Fingerprint of the weights that the ordinary PyTorch loop arrives at."""
-    chosen, seed = result["hyperparameters"], result["seed"]
-    images, labels = load("MNIST", root, "train")
-    x, y = images[: chosen["train_size"]].float().div(255), labels[: chosen["train_size"]]
-    torch.manual_seed(seed)
-    mlp = MLP(chosen["hidden"])
-    optimizer = torch.optim.SGD(mlp.parameters(), lr=chosen["lr"])
-    order = EpochOrder(len(y), seed)
-    for epoch in range(result["epochs"]):
-        order.set_epoch(epoch)
-        for batch in order.permutation().split(chosen["batch_size"])[: result["steps"]]:
-            optimizer.zero_grad()
-            F.cross_entropy(mlp(x[batch]), y[batch]).backward()
-            optimizer.step()
+    chosen = [result["hyperparameters"][name] for name in ("train_size", "batch_size", "max_epochs", "lr", "hidden")]
+    images, batch_size, epochs, lr, hidden = chosen
+    _, mlp = plain_loop(root, images, batch_size, epochs, lr, result["seed"], hidden)
     return weights_sha256(mlp.state_dict())
 
 

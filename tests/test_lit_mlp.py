@@ -76,12 +76,14 @@ def test_the_fast_engine_makes_the_same_steps_to_rounding_and_counts_them(root: 
     models = {}
     for engine in ("exact", "fast"):
         models[engine] = LitMLP(lr=0.1, seed=1, engine=engine)
-        fitter = trainer(max_steps=STEPS)
+        # in float32 a neuron within rounding of 0 may be on in one run and off in the other, which no tolerance bounds
+        fitter = trainer(max_steps=STEPS, precision="64-true")
         fitter.fit(models[engine], datamodule=MNISTDataModule(32, val_size=0))
         assert fitter.global_step == STEPS
     exact, fast = flat(models["exact"].mlp), flat(models["fast"].mlp)
     assert not torch.equal(exact, fast)
-    assert (exact - fast).abs().max() < 1e-5
+    assert exact.dtype == torch.float64
+    assert (exact - fast).abs().max() < 1e-13
 
 
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
