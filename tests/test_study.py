@@ -227,6 +227,14 @@ def test_a_config_that_fit_refuses_is_refused_before_anything_is_written(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_leaves_no_record_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    code, output, errors = study("--configs", "lr0.1", "--trainer.fast_dev_run", "true", folder=tmp_path)
+    assert (code, output) == (2, "")
+    assert errors.splitlines()[-1].startswith("lit_mnist: lr0.1: --trainer.fast_dev_run: ")
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_each_line_of_a_dry_run_is_one_that_fit_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from lit_mnist.config import SHIPPED, find_config
 from lit_mnist.study import main
 from lit_mnist.study.ending import Ending, read_ending
-from lit_mnist.study.estimate import spoken, wall_seconds
+from lit_mnist.study.estimate import Cost, costs, estimate, spoken, wall_seconds
 from lit_mnist.study.grid import parse_grid, point_name, points
 from lit_mnist.study.plan import (
     Run,
@@ -23,6 +24,7 @@ from lit_mnist.study.plan import (
     refuse_other_settings,
     write_configs,
 )
+from lit_mnist.study.probe import workload
 from lit_mnist.study.results_table import results_table
 from lit_mnist.study.settings import difference, merged, parse_options, parse_value
 from lit_mnist.study.supervisor import last_words
@@ -194,6 +196,12 @@ def test_a_study_too_large_to_count_is_refused_at_once() -> None:
         main(["--seeds", "4000000000"])
 
 
+def test_the_training_of_the_short_runs_is_no_start_up_time_of_the_long_ones() -> None:
+    work = {"epochs": 20, "images": 60_000, "batch_size": 6000, "step_seconds": 0.5, "epoch_seconds": 1.0}
+    workloads = {"a": work | {"kind": "one", "seconds": 6.0}, "b": work | {"kind": "other", "seconds": 3.0, "epochs": 1}}
+    assert costs(workloads, 12.0) == {"a": Cost(20, 3.0 + 20 * 6.0), "b": Cost(1, 3.0 + 6.0)}
+
+
 def test_the_longest_run_first_bounds_the_wall_time() -> None:
     assert wall_seconds([1, 1, 1, 3], workers=2) == 3
     assert wall_seconds([2, 2, 2], workers=2) == 4
@@ -202,6 +210,40 @@ def test_the_longest_run_first_bounds_the_wall_time() -> None:
 
 def test_durations_are_spoken_in_their_unit() -> None:
     assert [spoken(seconds) for seconds in (42, 700, 11_100)] == ["42 s", "12 min", "3 h 05 min"]
+
+
+def test_what_fit_trains_can_be_timed_large_batches_and_small_parts_of_the_images_too() -> None:
+    grid = parse_grid(["data.batch_size=32,8192"])
+    costs = estimate(plan_configurations(["lr0.1"], grid, {"trainer.max_epochs": 1}, keep_names=False))
+    assert {name: cost.epochs for name, cost in costs.items()} == {"batch32": 1, "batch8192": 1}
+    small = {"data.train_size": 2000, "data.val_size": 5000, "trainer.max_epochs": None, "trainer.max_steps": 100}
+    (cost,) = estimate(plan_configurations(["lr0.1"], {}, small, keep_names=True)).values()
+    assert cost.epochs == 2  # of 63 steps
+
+
+def settings(**trainer: object) -> dict[str, Any]:
+    """As far as they decide how long a run takes."""
+    data = {"train_size": 0, "val_size": 5000, "batch_size": 100, "dataset": "MNIST"}
+    plain = {"max_epochs": 20, "max_steps": -1, "max_time": None, "fast_dev_run": False}
+    return {"data": data, "model": {"hidden": [512, 256], "engine": "exact"}, "trainer": plain | trainer}
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "max_steps", "epochs"),
+    [(20, -1, 20), (20, None, 20), (None, 551, 2), (-1, 550, 1), (3, 10_000, 3), (None, -1, 1000)],
+)
+def test_the_first_of_the_trainers_limits_decides_how_long_a_run_takes(
+    max_epochs: int | None, max_steps: int | None, epochs: int
+) -> None:
+    assert workload(settings(max_epochs=max_epochs, max_steps=max_steps))["epochs"] == epochs
+    assert workload(settings())["images"] == 55_000
+
+
+def test_runs_without_end_or_record_are_none_for_a_study() -> None:
+    with pytest.raises(ValueError, match="never ends"):
+        workload(settings(max_epochs=-1))
+    with pytest.raises(ValueError, match="fast_dev_run"):
+        workload(settings(fast_dev_run=True))
 
 
 def test_the_table_counts_every_outcome_and_averages_trained_runs_alone() -> None:

@@ -5,9 +5,10 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lit_mnist.study.plan import Configuration
 from lit_mnist.study.supervisor import last_words, one_thread, tethered
@@ -40,14 +41,19 @@ def estimate(configurations: Sequence[Configuration]) -> dict[str, Cost]:
             raise ValueError(f"{refused}: {last_words(probe.stderr)}")
         wall = time.monotonic() - start
         workloads = json.loads((job / "workloads.json").read_text(encoding="utf-8"))
-    timed = {kind["kind"]: kind["epoch_seconds"] for kind in workloads.values()}
+    return costs(workloads, wall)
+
+
+def costs(workloads: Mapping[str, Mapping[str, Any]], wall: float) -> dict[str, Cost]:
+    """The cost of each workload, where the short runs that timed them took `wall` seconds with all that surrounds them."""
+    timed = {work["kind"]: work["seconds"] for work in workloads.values()}
     start_up = max(0.0, wall - sum(timed.values()))  # mostly imports, which each run pays for itself
-    costs = {}
+    expected = {}
     for name, work in workloads.items():
         steps = -(-work["images"] // work["batch_size"])
         seconds = work["epochs"] * (steps * work["step_seconds"] + work["epoch_seconds"])
-        costs[name] = Cost(work["epochs"], start_up + seconds)
-    return costs
+        expected[name] = Cost(work["epochs"], start_up + seconds)
+    return expected
 
 
 def wall_seconds(seconds: Iterable[float], workers: int) -> float:

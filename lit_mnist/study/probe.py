@@ -15,9 +15,12 @@ from typing import Any
 import yaml
 
 from lit_mnist import cli
-from lit_mnist.command import DIVERGED, DONE
+from lit_mnist.command import BAD_INPUT, DIVERGED, DONE
+from lit_mnist.dataset import find
 
 IMAGES = 6000  # of a timed run; a tenth of an epoch is 0.3 to 1 s, and 40 steps or more up to batch 128
+UNLIMITED = (None, -1)  # how the Trainer writes that there is no such limit
+DEFAULT_EPOCHS = 1000  # the Trainer's, where no limit is set at all
 
 
 def fit(*options: str) -> tuple[int, str]:
@@ -31,34 +34,43 @@ def fit(*options: str) -> tuple[int, str]:
 
 
 def workload(settings: dict[str, Any]) -> dict[str, Any]:
-    """What decides how long a run with these resolved settings takes."""
-    data, model = settings["data"], settings["model"]
+    """What decides how long a run with these resolved settings takes.
+
+    Raises:
+        ValueError: Such a run never ends, or leaves no record.
+    """
+    data, model, trainer = settings["data"], settings["model"], settings["trainer"]
+    if trainer["fast_dev_run"]:
+        raise ValueError("--trainer.fast_dev_run: such a run leaves no record for a study to count.")
+    images = data["train_size"] or find(data["dataset"]).train_size - data["val_size"]
     return {
-        "epochs": settings["trainer"]["max_epochs"],
-        "images": (data["train_size"] or 60_000) - data["val_size"],
+        "epochs": _epochs(trainer, -(-images // data["batch_size"])),
+        "images": images,
         "batch_size": data["batch_size"],
         # equal kinds take equal times per step
         "kind": f"{data['batch_size']} {model['hidden']} {model['engine']}",
     }
 
 
+def _epochs(trainer: dict[str, Any], steps: int) -> int:
+    """Epochs, of `steps` SGD steps each, until the first of the Trainer's limits; a begun one counts."""
+    limits = [] if trainer["max_epochs"] in UNLIMITED else [trainer["max_epochs"]]
+    limits += [] if trainer["max_steps"] in UNLIMITED else [-(-trainer["max_steps"] // steps)]
+    if not limits and trainer["max_epochs"] == -1 and trainer["max_time"] is None:
+        raise ValueError("--trainer.max_epochs -1: without --trainer.max_steps such a run never ends.")
+    return int(min(limits, default=DEFAULT_EPOCHS))
+
+
 def measure(config: Path, images: int, folder: Path) -> tuple[int, dict[str, float]]:
-    """Exit code of a short run, and its seconds per SGD step and per epoch beside the steps."""
-    short = [
-        "--trainer.max_epochs",
-        "1",
-        "--data.train_size",
-        str(min(images, IMAGES)),
-        "--data.val_size",
-        "0",
-    ]
+    """Exit code of a short run on `images` images; its seconds, those per SGD step, and those per epoch beside the steps."""
+    short = ["--trainer.max_epochs", "1", "--data.train_size", str(images), "--data.val_size", "0"]
     code, _ = fit("--config", str(config), "--run_dir", str(folder), "--threads", "1", "--seed_everything", "1", *short)
     if code not in (DONE, DIVERGED):
         return code, {}
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    training = sum(result["times"]["train_seconds_by_epoch"])
-    steps = max(1, result["steps"])
-    return DONE, {"step_seconds": training / steps, "epoch_seconds": result["times"]["seconds"] - training}
+    seconds, training = result["times"]["seconds"], sum(result["times"]["train_seconds_by_epoch"])
+    times = {"seconds": seconds, "step_seconds": training / max(1, result["steps"]), "epoch_seconds": seconds - training}
+    return DONE, times
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,16 +84,22 @@ def main(arguments: Sequence[str]) -> int:
         if code != DONE:
             print(config.stem)
             return code
-        workloads[config.stem] = workload(yaml.safe_load(printed))
+        try:
+            workloads[config.stem] = workload(yaml.safe_load(printed))
+        except ValueError as mistake:
+            print(config.stem)
+            print(f"lit_mnist: {mistake}", file=sys.stderr)
+            return BAD_INPUT
     for config in configs:
-        kind = workloads[config.stem]["kind"]
+        work = workloads[config.stem]
+        kind = work["kind"]
         if kind not in measured:
-            images = workloads[config.stem]["images"]
+            images = min(work["images"], max(IMAGES, work["batch_size"]))  # one SGD step at least
             code, measured[kind] = measure(config, images, job / f"run_{len(measured)}")
             if code != DONE:
                 print(config.stem)
                 return code
-        workloads[config.stem] |= measured[kind]
+        work |= measured[kind]
     (job / "workloads.json").write_text(json.dumps(workloads), encoding="utf-8")
     return DONE
 
