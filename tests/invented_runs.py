@@ -25,6 +25,8 @@ def write_run(
     test_accuracy: float = 0.98,
     seconds: float = 4.0,
     accuracies: list[float] | None = None,
+    trainer: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
     **hyperparameters: Any,
 ) -> dict[str, Any]:
     """A run folder as `fit` leaves it; invented curves. Returns its result."""
@@ -83,7 +85,8 @@ def write_run(
             "seed_everything": seed,
             "name": name,
             "model": {"lr": settings["lr"]},
-            "data": {"batch_size": settings["batch_size"]},
+            "data": {"batch_size": settings["batch_size"], "split_batch": True, "steps_per_block": 0} | (data or {}),
+            "trainer": {"precision": None, "max_steps": -1, "limit_train_batches": None, "devices": 1} | (trainer or {}),
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(own))
     if events:

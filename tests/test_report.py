@@ -94,6 +94,47 @@ def test_published_runs_are_found_by_hyperparameters_not_by_name(study: Path, tm
     assert section(markdown(study), "Beside the published runs").count("\n| ") == 2 + 25
 
 
+@pytest.mark.parametrize(
+    ("trainer", "data", "told"),
+    [
+        ({"precision": "bf16-mixed"}, {}, "precision bf16-mixed"),
+        ({"max_steps": 100}, {}, "max_steps 100"),
+        ({"limit_train_batches": 1}, {}, "limit_train_batches 1"),
+        ({"limit_train_batches": 1}, {"steps_per_block": 16}, "steps_per_block 16"),
+        ({"devices": 2}, {"split_batch": False}, "devices, each with its own batch 2"),
+    ],
+)
+def test_settings_that_make_another_experiment_make_another_configuration(
+    trainer: dict[str, object], data: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / f"a{seed}", "lr0.1", seed, [0.5] * 20)
+        write_run(tmp_path / f"b{seed}", "lr0.1", seed, [0.5] * 20, trainer=trainer, data=data)
+    assert main([str(tmp_path)]) == 1
+    text = (tmp_path / "report.md").read_text()
+    assert "are shown as 2 configurations" in section(text, "Problems")
+    assert "alone is counted" not in text
+    (row,) = [row for row in results_table(tmp_path).splitlines() if told in row]
+    assert "published" not in row
+    assert results_table(tmp_path).count("published 98.33") == 1
+
+
+def test_settings_that_say_what_is_so_anyway_or_only_round_otherwise_make_no_other_configuration(tmp_path: Path) -> None:
+    write_run(tmp_path / "1", "lr0.1", 1, [0.5] * 20)
+    same = {"precision": "32-true", "max_steps": None, "limit_train_batches": 1.0, "devices": 2}
+    write_run(tmp_path / "2", "lr0.1", 2, [0.5] * 20, trainer=same)
+    assert main([str(tmp_path)]) == 0
+    assert "published 98.33" in results_table(tmp_path)
+
+
+def test_a_run_whose_epochs_are_not_all_the_images_is_not_compared_with_a_published_one(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / f"{seed}", "lr0.1", seed, [0.5] * 20, config=False)
+        file = tmp_path / f"{seed}/result.json"
+        file.write_text(file.read_text().replace('"steps_per_epoch": 1875', '"steps_per_epoch": 938'))
+    assert "published" not in results_table(tmp_path)
+
+
 def test_a_published_value_is_in_range_if_a_number_that_rounds_to_it_is(tmp_path: Path) -> None:
     # published: 0.0005 after 20 epochs
     for seed, final in enumerate((0.000461, 0.000463), 1):

@@ -1,6 +1,7 @@
 """The published runs, and how far they lie from runs of the same hyperparameters here."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -8,6 +9,7 @@ from importlib import resources
 
 from lit_mnist.report import quantity
 from lit_mnist.report.configuration import Configuration
+from lit_mnist.report.departures import DEPARTURES
 from lit_mnist.report.quantity import Quantity
 from lit_mnist.report.statistics import Summary, summarise
 
@@ -76,9 +78,12 @@ def published_runs() -> tuple[PublishedRun, ...]:
 
 
 def find_published(configuration: Configuration) -> PublishedRun | None:
-    """The published run with the configuration's hyperparameters, whatever it is called; the engine does not matter."""
+    """The published run of the same experiment, whatever the configuration is called; the engine does not matter."""
     set_here = configuration.hyperparameters
-    if any(set_here.get(key) != value for key, value in EXPERIMENT.items()):
+    if any(set_here.get(key) != value for key, value in EXPERIMENT.items()) or set_here.keys() & set(DEPARTURES):
+        return None
+    whole = math.ceil(set_here["train_size"] / set_here["batch_size"])
+    if any(run.steps_per_epoch != whole for run in configuration.runs):
         return None
     wanted = (set_here["lr"], set_here["batch_size"], set_here.get("max_epochs"))
     return next((run for run in published_runs() if (run.lr, run.batch_size, run.epochs) == wanted), None)

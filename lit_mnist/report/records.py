@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lit_mnist.report.departures import departures
 from lit_mnist.report.event_file import Scalars, event_files, read_scalars
 from lit_mnist.report.run import Run, parse_run
 
@@ -73,8 +74,10 @@ def _read_run(path: Path, where: str) -> tuple[Run | None, list[str]]:
         return None, [*amiss, f"its result.json {error}; the run is not counted"]
     if not config.exists():
         amiss.append("it has no config.yaml")
-    elif isinstance(settings, dict) and (contradiction := _contradiction(run, settings)):
-        return None, [*amiss, f"{contradiction}; the run is not counted"]
+    elif isinstance(settings, dict):
+        if contradiction := _contradiction(run, settings):
+            return None, [*amiss, f"{contradiction}; the run is not counted"]
+        run = replace(run, hyperparameters=run.hyperparameters | departures(settings))
     if not scalars.files:
         amiss.append("it has no event file; its result.json alone is counted")
     elif not scalars.damage:

@@ -18,7 +18,7 @@ class Run:
         name: Of its configuration.
         outcome: One of `OUTCOMES`; reason: why, if not trained.
         command: The line that runs it again.
-        hyperparameters: lr and batch_size are always there.
+        hyperparameters: lr and batch_size are always there; and what `departures` finds in the run's config.yaml.
         train_loss_by_epoch: Nats, mean of each epoch's batch losses; as far as they were finite.
         test_accuracy_by_epoch: Fractions; may be empty.
         final_train_loss, train_accuracy, test_accuracy: Never None if the outcome is "trained".
