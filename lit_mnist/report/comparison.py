@@ -27,7 +27,7 @@ class Comparison:
     Attributes:
         quantity: None for the share of failed runs, which Fisher's exact test compares.
         difference: On a logarithmic scale if the quantity is relative; None if too few runs have a value.
-        p: Two-sided; None if not tested.
+        p: Two-sided; None if not tested, and then it does not count among the tests that the others are corrected for.
         corrected_p: The same after Holm's correction for all tests of the section.
     """
 
@@ -67,17 +67,18 @@ class Comparison:
         if self.quantity is None:
             return f"{_failures(self.higher)} against {_failures(self.lower)}"
         if self.difference is None:
-            return "too few runs with a value"
+            return "not all runs have a value" if self.quantity.censored else "too few runs with a value"
         seen, bounds = self.difference.estimate, self.difference.interval
         if self.quantity.relative:
-            return f"{_factor(seen)} times ({_factor(bounds.low)} to {_factor(bounds.high)})"
-        values = [self._shift(value) for value in (seen, bounds.low, bounds.high)]
-        return f"{values[0]} {self.quantity.unit} ({values[1]} to {values[2]})"
+            value, low, high = (f"{_factor(seen)} times", _factor(bounds.low), _factor(bounds.high))
+        else:
+            value, low, high = (f"{self._shift(seen)} {self.quantity.unit}", self._shift(bounds.low), self._shift(bounds.high))
+        return f"{value} ({low} to {high})" if self.p is not None else f"{value} (no scatter)"
 
     @property
     def detectable(self) -> str:
         """The least difference that the test would have seen with the power of `POWER`."""
-        if self.quantity is None or self.difference is None:
+        if self.quantity is None or self.difference is None or self.p is None:
             return "–"
         if self.quantity.relative:
             return f"{_factor(self.difference.detectable)} times"
@@ -88,7 +89,7 @@ class Comparison:
         """Its name, and of how many pairs, or of how many runs of the higher and the lower rung."""
         if self.quantity is None:
             return ("Fisher exact",)
-        if self.difference is None:
+        if self.difference is None or self.p is None:
             return ("–",)
         return (self.difference.test, f"n = {' and '.join(map(str, self.difference.n))}")
 
@@ -123,6 +124,8 @@ def _compare(lower: Configuration, higher: Configuration, quantity: Quantity | N
             p = share_p(len(lower.failed), len(lower.runs), len(higher.failed), len(higher.runs))
         return Comparison(lower, higher, None, None, p)
     below, above = _by_seed(lower, quantity), _by_seed(higher, quantity)
+    if quantity.censored and (len(below) < len(lower.trained) or len(above) < len(higher.trained)):
+        return Comparison(lower, higher, quantity, None, None)
     common = sorted(below.keys() & above.keys())
     # settled by which seeds there are, not by their values
     if len(common) > 1 and len(common) == min(len(below), len(above)):
@@ -153,6 +156,6 @@ def _failures(configuration: Configuration) -> str:
 
 
 def _factor(logarithm: float) -> str:
-    """A ratio with three digits."""
+    """A ratio with three digits, zeros too."""
     ratio = math.exp(min(logarithm, 300))
-    return f"{ratio:.3g}" if 0.001 <= ratio < 1000 else f"{ratio:.2e}"
+    return f"{ratio:#.3g}".rstrip(".") if 0.001 <= ratio < 999.5 else f"{ratio:.2e}"

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 
+from lit_mnist.outcome import FAR_WORSE_BY, GUESSING, NO_BETTER_THAN
 from lit_mnist.report.accuracy_figure import draw_test_accuracy
-from lit_mnist.report.comparison import compare_ladders
+from lit_mnist.report.comparison import Comparison, compare_ladders
 from lit_mnist.report.configuration import Configuration, Ladder, find_ladders
 from lit_mnist.report.document import Block, Bullets, CodeBlock, Document, Heading, Paragraph, Table
 from lit_mnist.report.drawing import Palette
@@ -13,6 +14,7 @@ from lit_mnist.report.findings import ladder_findings
 from lit_mnist.report.heat_map import draw_heat_map, find_grids
 from lit_mnist.report.ladder_figures import draw_batch_sizes, draw_learning_rates
 from lit_mnist.report.loss_panels import draw_small_multiples
+from lit_mnist.report.quantity import EARLY_IMAGES
 from lit_mnist.report.records import Problem
 from lit_mnist.report.results import (
     WIDENED_BY,
@@ -33,16 +35,21 @@ PUBLISHED = (
 )
 METHODS = [
     "Trained, collapsed and diverged are what each run's record says it came to, by its training loss alone: collapsed runs "
-    "stayed finite but ended no better than guessing or far above their best epoch; diverged runs met a loss that was not "
-    "finite.",
+    f"stayed finite but ended at {NO_BETTER_THAN:.3f} nats or more ({NO_BETTER_THAN / GUESSING:g} of guessing, ln 10), or "
+    f"{FAR_WORSE_BY:.3f} nats or more ({FAR_WORSE_BY / GUESSING:g} of it) above their best epoch; diverged runs met a loss that "
+    "was not finite.",
     "Training loss is the mean of an epoch's batch losses in nats, taken while the weights move. Accuracies are measured "
     "after the last epoch, in evaluation mode, on every image; nothing is selected on the test images.",
     "sd is the sample standard deviation (n − 1). Intervals are at 95 %: Student's t for means and differences, Wilson's "
-    "for shares.",
+    "for shares; each is by itself, not corrected for the number of them.",
+    "Means are arithmetic. Ratios (“times”) are of geometric means, since losses and seconds are compared by their logarithms; "
+    "where values spread far, they differ from the ratio of the arithmetic means beside them.",
     "Runs with the same seed start from the same weights. Two configurations are compared by a paired t test over their "
     "common seeds where all trained runs of the smaller one have a partner, else by Welch's t test on all trained runs; "
     "shares of failed runs by Fisher's exact test. Comparisons of trained runs say nothing about the runs that failed.",
-    "Values that come in whole steps (epochs, single test images) are not believed to scatter less than their rounding.",
+    "Values that come in whole steps (epochs, single test images) are not believed to scatter less than their rounding. "
+    "Others that do not scatter at all are not tested.",
+    f"The training loss of the first {EARLY_IMAGES:,} images is that of the SGD steps which see these alone.",
     "Seconds are of training alone, measured while other runs may have shared the machine.",
 ]
 SECTIONS = {"lr": "What the learning rate does", "batch_size": "What the batch size does"}
@@ -117,27 +124,29 @@ def _ladders(ladders: Sequence[Ladder], key: str, heading: str, palette: Palette
         return []
     blocks: list[Block] = [Heading(2, heading)]
     comparisons = compare_ladders(ladders)
-    tested = sum(each.p is not None for each in comparisons)
     draw = draw_learning_rates if key == "lr" else draw_batch_sizes
     name = "learning_rates" if key == "lr" else "batch_sizes"
     for index, ladder in enumerate(ladders):
         blocks += [draw(ladder, palette, _numbered(name, index)), *ladder_findings(ladder, comparisons)]
-    blocks.insert(1, Paragraph(_power(ladders, tested)))
+    blocks.insert(1, Paragraph(_power(comparisons)))
     return blocks
 
 
-def _power(ladders: Sequence[Ladder], tested: int) -> str:
+def _power(comparisons: Sequence[Comparison]) -> str:
     """What the tests of a section can show, with as many seeds as there are."""
+    tested = sum(each.p is not None for each in comparisons)
     if not tested:
         return "Nothing is tested: that takes two trained runs of two configurations."
     said = (
-        "In brackets: 95 % intervals. Verdicts: “differs” where p, corrected by Holm's method for the "
-        f"{_count(tested, 'test')} of this section, is below 0.05; else “no difference seen”, which does not say that there is "
-        "none."
+        "In brackets: 95 % intervals, each by itself and uncorrected. Verdicts: “differs” where p, corrected by Holm's method "
+        f"for the {_count(tested, 'test')} of this section, is below 0.05; else “no difference seen”, which does not say that "
+        "there is none, and stands beside some intervals that exclude it, because the verdict is corrected and they are not. "
+        "“Times”: a ratio of geometric means; the means themselves are arithmetic."
     )
-    sizes = sorted({len(rung.trained) for ladder in ladders for rung in ladder.rungs if len(rung.trained) > 1})
-    sizes = sorted({sizes[0], sizes[-1]}) if sizes else []
-    powers = [f"{detectable_shift(n - 1) / math.sqrt(n):.1f} sd with {n} pairs" for n in sizes]
+    sizes = sorted(
+        {each.difference.n[0] for each in comparisons if each.p is not None and each.difference and len(each.difference.n) == 1}
+    )
+    powers = [f"{detectable_shift(n - 1) / math.sqrt(n):.1f} sd with {n} pairs" for n in sorted({*sizes[:1], *sizes[-1:]})]
     if powers:
         said += (
             " A paired test at the 5 % level sees a difference with 80 % probability only from this size on, in sd of the "

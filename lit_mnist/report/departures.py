@@ -14,7 +14,7 @@ PLAIN = {
     "plugins": ("None", "[]"),
 }
 UNSHARED = "devices, each with its own batch"
-BLOCKS = "steps_per_block"
+BLOCKS = "steps per block"
 DEPARTURES = (*PLAIN, UNSHARED, BLOCKS)  # every key that `departures` may give
 
 
@@ -24,16 +24,19 @@ def departures(settings: Mapping[str, Any]) -> dict[str, str]:
     Args:
         settings: The content of a config.yaml; whatever is not in it is what it is without being asked for.
     """
-    trainer, data = _section(settings, "trainer"), _section(settings, "data")
-    found = {key: str(trainer.get(key)) for key, plain in PLAIN.items() if str(trainer.get(key)) not in plain}
-    devices = str(trainer.get("devices", 1))
-    if data.get("split_batch") is False and devices != "1":
+    said = {key: str(find_setting(settings, "trainer", key)) for key in PLAIN}
+    found = {key: value for key, value in said.items() if value not in PLAIN[key]}
+    devices = str(find_setting(settings, "trainer", "devices"))
+    if find_setting(settings, "data", "split_batch") is False and devices not in ("None", "1"):
         found[UNSHARED] = devices
-    if "limit_train_batches" in found and data.get(BLOCKS):
-        found[BLOCKS] = str(data[BLOCKS])  # the limit counts blocks
+    block = find_setting(settings, "data", "steps_per_block")
+    if "limit_train_batches" in found and block:
+        found[BLOCKS] = str(block)  # the limit counts them
     return found
 
 
-def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = settings.get(name)
-    return section if isinstance(section, Mapping) else {}
+def find_setting(settings: Any, *keys: str) -> Any:
+    """What stands under these keys, each within the one before; None where it is not said."""
+    for key in keys:
+        settings = settings.get(key) if isinstance(settings, Mapping) else None
+    return settings

@@ -26,8 +26,9 @@ def ladder_findings(ladder: Ladder, comparisons: Sequence[Comparison]) -> list[B
         Paragraph("Speed of descent: the first epoch that reaches the target, as mean (min–max) over the runs that reach it."),
         descent_table(ladder),
         Paragraph(
-            f"All comparisons, the higher value of {ladder.key} against the lower; losses and seconds as ratios. In brackets: "
-            "95 % intervals. Epochs to a training loss are those of the runs that reach it."
+            f"All comparisons, the higher value of {ladder.key} against the lower; losses and seconds as ratios of geometric "
+            "means. In brackets: 95 % intervals, each by itself. Epochs to a training loss are compared where every "
+            "trained run of both reaches it."
         ),
         comparison_table(own),
         Heading(3, "What the published analysis said, and whether the runs agree"),
@@ -97,7 +98,7 @@ def descent_table(ladder: Ladder) -> Table:
 
 def _descent(rung: Configuration, reach: Callable[[Run], int | None]) -> Cell:
     reached = [(run, epoch) for run in rung.trained if (epoch := reach(run)) is not None]
-    count = f"{len(reached)} of {len(rung.trained)} runs"
+    count = f"{len(reached)} of {len(rung.trained)} trained runs"
     if not reached:
         return count
     epochs = [epoch for _, epoch in reached]
@@ -123,15 +124,15 @@ def cost_sentences(ladder: Ladder) -> list[str]:
     )
     if per_step <= 0 or per_epoch <= 0:
         return [f"{said} A fixed cost per step and one per image do not describe these times."]
-    error = float(np.max(np.abs(steps * per_step + per_epoch - seconds) / seconds))
+    misfit = f" (largest misfit {100 * np.max(np.abs(steps * per_step + per_epoch - seconds) / seconds):.0f} %)"
     shares = [
         f"{100 * count * per_step / (count * per_step + per_epoch):.0f} % of {rung.name}"
         for (rung, _), count in zip(timed, steps, strict=True)
     ]
     return [
         f"{said} Least squares over them split an epoch into {1000 * per_step:.2f} ms for each step, whatever its batch "
-        f"(calls, and reading and writing all weights), and {per_epoch:.1f} s for the images themselves "
-        f"(largest misfit {100 * error:.0f} %): the steps are {', '.join(shares)}."
+        f"(calls, and reading and writing all weights), and {per_epoch:.1f} s for the images themselves"
+        f"{misfit if len(timed) > 2 else ''}: the steps are {', '.join(shares)}."
     ]
 
 

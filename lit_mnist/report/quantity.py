@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+from lit_mnist.report.departures import UNSHARED
 from lit_mnist.report.run import Run
 from lit_mnist.report.statistics import Summary, summarise
 
 MINUS = "−"
+EARLY_IMAGES = 4096  # what `fit` logs the loss of at once, as far as the batch size divides it
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Quantity:
         decimals: Least number of decimals that it is written with.
         relative: Compared as a ratio (of positive quantities that span decades), else as a difference.
         resolution: The step in which it comes, 0 if it is continuous.
+        censored: A run that has no value would have a large one: those that have one are a choice of them.
         unit: Of a difference.
     """
 
@@ -34,6 +37,7 @@ class Quantity:
     decimals: int = 2
     relative: bool = False
     resolution: float = 0
+    censored: bool = False
     unit: str = ""
 
     def values(self, runs: Sequence[Run]) -> list[float]:
@@ -60,9 +64,12 @@ class Quantity:
         return f"{self.write(summary.low, decimals)}–{self.write(summary.high, decimals)}"
 
     def describe(self, runs: Sequence[Run]) -> str:
-        """Mean and sd over the runs that have a value, or a dash."""
+        """Mean and sd over the runs that have a value, and how many these are if not all; or a dash."""
         values = self.values(runs)
-        return self.write_summary(summarise(values)) if values else "–"
+        if not values:
+            return "–"
+        some = f" in {len(values)} of {len(runs)} runs" if len(values) < len(runs) else ""
+        return self.write_summary(summarise(values)) + some
 
 
 def signed(text: str) -> str:
@@ -93,13 +100,16 @@ def seconds_per_epoch(run: Run) -> float | None:
 
 
 def early_loss(run: Run) -> float | None:
-    """Mean loss over the blocks of SGD steps that end within the first tenth of epoch 1 (the first block, if none does)."""
-    if not run.loss_by_step:
+    """Mean loss of the SGD steps that see the first `EARLY_IMAGES` images, a begun batch left out.
+
+    None unless the logged blocks cover these steps and no others, whatever their size.
+    """
+    last = EARLY_IMAGES // run.batch_size
+    ends = sorted(step for step in run.loss_by_step if step <= last)
+    if not ends or ends[-1] != last or UNSHARED in run.hyperparameters:
         return None
-    steps = sorted(run.loss_by_step)
-    early = [run.loss_by_step[step] for step in steps if step <= run.steps_per_epoch / 10]
-    mean = fmean(early or [run.loss_by_step[steps[0]]])
-    return mean if mean > 0 else None
+    total = sum(run.loss_by_step[end] * (end - begin) for begin, end in pairwise([0, *ends]))
+    return total / last if total > 0 else None
 
 
 def _epoch_loss(epoch: int) -> Callable[[Run], float | None]:
@@ -119,7 +129,9 @@ def _gap(run: Run) -> float | None:
 ONE_IMAGE = 1e-4  # of the 10,000 test images
 POINTS = "points"
 
-EARLY_LOSS = Quantity("early loss", "training loss in the first tenth of epoch 1", early_loss, decimals=3, relative=True)
+EARLY_LOSS = Quantity(
+    "early loss", f"training loss of the first {EARLY_IMAGES:,} images", early_loss, decimals=3, relative=True
+)
 FIRST_LOSS = Quantity("first loss", "training loss of epoch 1", _epoch_loss(1), decimals=4, relative=True)
 TENTH_LOSS = Quantity("tenth loss", "training loss of epoch 10", _epoch_loss(10), decimals=4, relative=True)
 EPOCHS_TO_TENTH = Quantity(
@@ -129,6 +141,7 @@ EPOCHS_TO_TENTH = Quantity(
     1,
     1,
     resolution=1,
+    censored=True,
     unit="epochs",
 )
 RISES = Quantity(

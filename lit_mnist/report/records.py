@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from lit_mnist.report.departures import departures
+from lit_mnist.report.departures import departures, find_setting
 from lit_mnist.report.event_file import Scalars, event_files, read_scalars
+from lit_mnist.report.quantity import EARLY_IMAGES
 from lit_mnist.report.run import Run, parse_run
 
 # What config.yaml and result.json must agree on: the same run wrote both.
@@ -82,7 +83,7 @@ def _read_run(path: Path, where: str) -> tuple[Run | None, list[str]]:
         amiss.append("it has no event file; its result.json alone is counted")
     elif not scalars.damage:
         amiss += _disagreement(run, scalars)
-    steps = scalars.curves.get("train/loss_step", {})
+    steps = {} if _skips_blocks(run, settings) else scalars.curves.get("train/loss_step", {})
     return replace(run, loss_by_step={step: loss for step, loss in steps.items() if math.isfinite(loss)}), amiss
 
 
@@ -109,13 +110,18 @@ def _unfinished(path: Path, scalars: Scalars) -> str:
 def _contradiction(run: Run, settings: dict[str, Any]) -> str:
     """Which setting shows that result.json was written by another run than config.yaml; "" if none."""
     for key, keys in SAME.items():
-        configured: Any = settings
-        for part in keys:
-            configured = configured.get(part) if isinstance(configured, dict) else None
+        configured = find_setting(settings, *keys)
         recorded = run.seed if key == "seed" else run.hyperparameters[key]
         if configured is not None and configured != recorded:
             return f"its result.json is of another run than its config.yaml ({key} {recorded}, not {configured})"
     return ""
+
+
+def _skips_blocks(run: Run, settings: Any) -> bool:
+    """Whether blocks of SGD steps went unlogged: then a logged loss is not that of all steps since the one before."""
+    every, block = (find_setting(settings, *keys) for keys in (("trainer", "log_every_n_steps"), ("data", "steps_per_block")))
+    usual = max(1, EARLY_IMAGES // run.batch_size)
+    return isinstance(every, int) and every > (block if isinstance(block, int) and block else usual)
 
 
 def _disagreement(run: Run, scalars: Scalars) -> list[str]:

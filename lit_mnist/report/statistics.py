@@ -39,7 +39,7 @@ class Difference:
     Attributes:
         estimate: Mean difference.
         interval: t interval of the mean difference.
-        p: Two-sided.
+        p: Two-sided; None where nothing scatters, for there is no t then.
         test: "paired t" or "Welch t".
         n: Pairs, or the sizes of the two samples.
         detectable: Least true difference that this test would have called one with probability `POWER`, given the scatter seen.
@@ -47,7 +47,7 @@ class Difference:
 
     estimate: float
     interval: Interval
-    p: float
+    p: float | None
     test: str
     n: tuple[int, ...]
     detectable: float
@@ -118,8 +118,7 @@ def welch_difference(values: Sequence[float], others: Sequence[float], resolutio
 
 def _difference(estimate: float, error: float, df: float, test: str, n: tuple[int, ...]) -> Difference:
     half = _critical(df) * error
-    # without any scatter, differences of 0 are certainly none, and others certainly some
-    p = float(2 * special.stdtr(df, -abs(estimate) / error)) if error > 0 else float(estimate == 0)
+    p = float(2 * special.stdtr(df, -abs(estimate) / error)) if error > 0 else None
     interval = Interval(estimate - half, estimate + half)
     return Difference(estimate, interval, p, test, n, detectable_shift(df) * error)
 
