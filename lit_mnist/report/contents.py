@@ -36,8 +36,8 @@ PUBLISHED = (
 METHODS = [
     "Trained, collapsed and diverged are what each run's record says it came to, by its training loss alone: collapsed runs "
     f"stayed finite but ended at {NO_BETTER_THAN:.3f} nats or more ({NO_BETTER_THAN / GUESSING:g} of guessing, ln 10), or "
-    f"{FAR_WORSE_BY:.3f} nats or more ({FAR_WORSE_BY / GUESSING:g} of it) above their best epoch; diverged runs met a loss that "
-    "was not finite.",
+    f"{FAR_WORSE_BY:.3f} nats or more ({FAR_WORSE_BY / GUESSING:g} of it) above their best epoch; diverged runs met a loss "
+    "that was not finite.",
     "Training loss is the mean of an epoch's batch losses in nats, taken while the weights move. Accuracies are measured "
     "after the last epoch, in evaluation mode, on every image; nothing is selected on the test images.",
     "sd is the sample standard deviation (n − 1). Intervals are at 95 %: Student's t for means and differences, Wilson's "

@@ -21,6 +21,10 @@ def ladder_findings(ladder: Ladder, comparisons: Sequence[Comparison]) -> list[B
     """Sentences, the descent table, the tests and the published analysis for one ladder."""
     own = [each for each in comparisons if (each.lower, each.higher) in ladder.pairs]
     sentences = [_sentence(ladder, [each for each in own if each.quantity is quantity]) for quantity in (*COMPARED, None)]
+    judged = judge_claims(ladder, own)
+    claims: list[Block] = (
+        [Heading(3, "What the published analysis said, and whether the runs agree"), Bullets(judged)] if judged else []
+    )
     return [
         Bullets([*(sentence for sentence in sentences if sentence), *cost_sentences(ladder)]),
         Paragraph("Speed of descent: the first epoch that reaches the target, as mean (min–max) over the runs that reach it."),
@@ -31,8 +35,7 @@ def ladder_findings(ladder: Ladder, comparisons: Sequence[Comparison]) -> list[B
             "trained run of both reaches it."
         ),
         comparison_table(own),
-        Heading(3, "What the published analysis said, and whether the runs agree"),
-        Bullets(judge_claims(ladder, own)),
+        *claims,
     ]
 
 
