@@ -1,6 +1,7 @@
 """Whatever is wrong with a run folder is reported by name, and the rest is still reported."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,12 +54,51 @@ def failed(folder: Path) -> None:
     (folder / "failure.json").write_text('{"reason": "killed by signal 9.", "exit_code": 137}')
 
 
+def failed_before_its_config(folder: Path) -> None:
+    empty(folder)
+    for name in (".lock", ".study.lock", "output.txt"):
+        (folder / name).touch()
+    (folder / "failure.json").write_text('{"reason": "fit ended with exit code 2: no space.", "exit_code": 2}')
+
+
+def killed_before_its_config(folder: Path) -> None:
+    empty(folder)
+    for name in (".lock", ".study.lock", "output.txt"):
+        (folder / name).touch()
+
+
+def only_locks(folder: Path) -> None:
+    empty(folder)
+    for name in (".lock", ".study.lock"):
+        (folder / name).touch()
+
+
 def without_config(folder: Path) -> None:
     (folder / "config.yaml").unlink()
 
 
 def bad_config(folder: Path) -> None:
     (folder / "config.yaml").write_text("model: [")
+
+
+def impossible_date(folder: Path) -> None:
+    (folder / "config.yaml").write_text("x: 2001-06-31")
+
+
+def endless_brackets(folder: Path) -> None:
+    (folder / "config.yaml").write_text("[" * 10_000)
+
+
+def deep_json(folder: Path) -> None:
+    (folder / "result.json").write_text("[" * 100_000)
+
+
+def huge_number(folder: Path) -> None:
+    edit(folder, final_train_loss=10**400)
+
+
+def huge_seed(folder: Path) -> None:
+    edit(folder, seed=10**400)
 
 
 def no_json(folder: Path) -> None:
@@ -109,6 +149,14 @@ BAD_INPUT: list[tuple[Callable[[Path], None], str, bool]] = [
     (other_events, "0.3 as training loss of epoch 2, its result.json 0.2", True),
     (unfinished, "the run is not finished (3 epochs logged)", False),
     (failed, "not counted: killed by signal 9.", False),
+    (failed_before_its_config, "not counted: fit ended with exit code 2: no space.", False),
+    (killed_before_its_config, "the run is not finished (0 epochs logged)", False),
+    (only_locks, "the folder is empty", False),
+    (impossible_date, "config.yaml is not YAML", True),
+    (endless_brackets, "config.yaml is not YAML", True),
+    (deep_json, "result.json is not JSON", False),
+    (huge_number, "final_train_loss that is not a finite number", False),
+    (huge_seed, "seed that is not a whole number", False),
     (without_config, "no config.yaml", True),
     (bad_config, "config.yaml is not YAML", True),
     (no_json, "result.json is not JSON", False),
@@ -135,6 +183,20 @@ def test_bad_input_is_named_and_the_rest_is_read(
     assert [problem.where for problem in problems] == [NAME]
     assert said in str(problems[0])
     assert [run.seed for run in runs] == ([1, 2, 4] if counted else [1, 2])
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "lr0.1/seed_1")
+    inner, deep = os.open(tmp_path, os.O_RDONLY), "d" * 250
+    for _ in range(20):  # to where a path is longer than the system takes, for root too
+        os.mkdir(deep, dir_fd=inner)
+        outer, inner = inner, os.open(deep, os.O_RDONLY, dir_fd=inner)
+        os.close(outer)
+    os.close(inner)
+    runs, (problem,) = read_runs(tmp_path)
+    assert len(runs) == 1
+    assert problem.where.startswith(f"{deep}/{deep}")
+    assert problem.what == "the folder cannot be listed (File name too long)"
 
 
 def test_sound_runs_are_read_without_a_word(tmp_path: Path) -> None:

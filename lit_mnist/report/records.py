@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from lit_mnist.report.event_file import Scalars, event_files, read_scalars
 from lit_mnist.report.quantity import EARLY_IMAGES
 from lit_mnist.report.run import Run, parse_run
 
+LOCKS = {".lock", ".study.lock"}
+# Each shows the folder of a run, the last two even where the study started `fit` and it wrote nothing.
+MARKS = {"config.yaml", "result.json", "failure.json", ".study.lock"}
 # What config.yaml and result.json must agree on: the same run wrote both.
 SAME = {"seed": ("seed_everything",), "lr": ("model", "lr"), "batch_size": ("data", "batch_size")}
 
@@ -34,26 +37,34 @@ def read_runs(folder: Path) -> tuple[list[Run], list[Problem]]:
     """All finished runs below `folder`, sorted by path, and what is amiss with the others and with themselves."""
     runs: list[Run] = []
     problems: list[Problem] = []
-    for path in _run_folders(folder):
-        where = path.relative_to(folder).as_posix() if path != folder else path.resolve().name
+    unlisted: list[OSError] = []
+    for path in _run_folders(folder, unlisted.append):
+        where = _name(path, folder)
         try:
             run, amiss = _read_run(path, where)
         except OSError as error:
             run, amiss = None, [f"cannot be read ({error.strerror})"]
         runs += [run] if run else []
         problems += [Problem(where, what) for what in amiss]
+    for fault in unlisted:
+        problems.append(Problem(_name(Path(fault.filename), folder), f"the folder cannot be listed ({fault.strerror})"))
     return runs, problems
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
-    """Folders that hold a run, or nothing at all."""
-    for name, folders, files in os.walk(folder):
+def _name(path: Path, folder: Path) -> str:
+    """A folder as the report calls it."""
+    return path.relative_to(folder).as_posix() if path != folder else path.resolve().name
+
+
+def _run_folders(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Folders that hold a run, or nothing but locks."""
+    for name, folders, files in os.walk(folder, onerror=on_error):
         folders.sort()
         path = Path(name)
-        if {"config.yaml", "result.json"} & set(files) or event_files(path):
+        if MARKS & set(files) or event_files(path):
             folders.clear()  # checkpoints and the like
             yield path
-        elif not folders and set(files) <= {".lock"} and path != folder:
+        elif not folders and set(files) <= LOCKS and path != folder:
             yield path
 
 
@@ -69,7 +80,7 @@ def _read_run(path: Path, where: str) -> tuple[Run | None, list[str]]:
         return None, [*amiss, _unfinished(path, scalars)]
     try:
         run = parse_run(where, json.loads(result.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return None, [*amiss, "its result.json is not JSON; the run is not counted"]
     except ValueError as error:
         return None, [*amiss, f"its result.json {error}; the run is not counted"]
@@ -90,19 +101,19 @@ def _read_run(path: Path, where: str) -> tuple[Run | None, list[str]]:
 def _read_settings(config: Path) -> tuple[Any, list[str]]:
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):  # of dates that are none, and deep nesting, too
         return None, ["its config.yaml is not YAML"]
     return settings, [] if isinstance(settings, dict) else ["its config.yaml holds no settings"]
 
 
 def _unfinished(path: Path, scalars: Scalars) -> str:
-    if not any(path.iterdir()) or [file.name for file in path.iterdir()] == [".lock"]:
+    if {file.name for file in path.iterdir()} <= LOCKS:
         return "the folder is empty"
     epochs = max(scalars.curves.get("train/loss", {}), default=0)
     said = f"the run is not finished ({epochs} epochs logged) and not counted"
     try:  # left by the study when `fit` ended without a result
         reason = json.loads((path / "failure.json").read_text(encoding="utf-8"))["reason"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return said
     return f"{said}: {str(reason).rstrip('.')}"
 

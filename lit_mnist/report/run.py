@@ -1,12 +1,13 @@
 """One finished run, as its `result.json` tells it."""
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 OUTCOMES = ("trained", "collapsed", "diverged")
 FORMAT = 1
+LARGEST = sys.float_info.max  # a whole number in JSON may be larger
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def parse_run(folder: str, result: Any) -> Run:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _value(record: Mapping[str, Any], key: str, fits: bool, what: str) -> Any:
@@ -120,7 +121,7 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 def _whole(record: Mapping[str, Any], key: str) -> int:
     value = record.get(key)
-    return int(_value(record, key, isinstance(value, int) and not isinstance(value, bool), "a whole number"))
+    return int(_value(record, key, isinstance(value, int) and _is_number(value), "a whole number"))
 
 
 def _number(record: Mapping[str, Any], key: str) -> float | None:
