@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from lit_mnist.study.ending import Ending, read_ending
 from lit_mnist.study.estimate import Cost, costs, estimate, spoken, wall_seconds
 from lit_mnist.study.grid import parse_grid, point_name, points
 from lit_mnist.study.plan import (
+    Configuration,
     Run,
     parse_seeds,
     plan_configurations,
     plan_runs,
+    read_settings,
     refuse_other_settings,
     write_configs,
 )
@@ -168,7 +172,7 @@ def test_configs_of_one_name_are_refused(tmp_path: Path) -> None:
         plan_configurations(["lr1", str(tmp_path / "lr1.yaml")], {}, {}, keep_names=True)
 
 
-@pytest.mark.parametrize("content", [b"- a\n- b\n", b"a: [", b"\xff\xfe\x00", b"just words"])
+@pytest.mark.parametrize("content", [b"- a\n- b\n", b"a: [", b"\xff\xfe\x00", b"just words", b"x: 2001-06-31", b"[" * 10_000])
 def test_a_file_that_is_no_config_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "odd.yaml").write_bytes(content)
     with pytest.raises(ValueError, match=r"odd\.yaml"):
@@ -180,6 +184,27 @@ def test_runs_of_other_settings_in_the_same_folder_are_refused_with_both_values(
     other = plan_configurations(["lr1"], {}, {"trainer.max_epochs": 3}, keep_names=True)
     with pytest.raises(ValueError, match=r"trainer\.max_epochs was 2 and is now 3"):
         refuse_other_settings(other, tmp_path)
+
+
+def test_of_studies_started_at_once_with_different_settings_in_one_folder_one_goes_on(tmp_path: Path) -> None:
+    plans = [plan_configurations(["lr1", "lr0.1"], {}, {"trainer.max_epochs": epochs}, keep_names=True) for epochs in (2, 3)]
+
+    def start(plan: list[Configuration], out: Path, gate: threading.Barrier) -> bool:
+        refuse_other_settings(plan, out)
+        gate.wait()
+        try:
+            write_configs(plan, out)
+        except ValueError:
+            return False
+        return read_settings(plan[0].file(out)) == plan[0].settings
+
+    for number in range(20):
+        out, gate = tmp_path / str(number), threading.Barrier(2)
+        with ThreadPoolExecutor(2) as pool:
+            goes_on = list(pool.map(start, plans, [out] * 2, [gate] * 2))
+        assert sorted(goes_on) == [False, True]
+        settings = [read_settings(configuration.file(out)) for configuration in plans[goes_on.index(True)]]
+        assert settings == [configuration.settings for configuration in plans[goes_on.index(True)]]
 
 
 def test_a_thousand_runs_need_a_yes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,6 +287,14 @@ def test_the_table_counts_every_outcome_and_averages_trained_runs_alone() -> Non
         "b seed 1: diverged. NaN in epoch 1",
         "b seed 2: failed. fit was killed by SIGKILL.",
     ]
+
+
+@pytest.mark.parametrize("loss", ["1" + "0" * 400, "[" * 100_000])
+def test_a_result_that_no_computer_wrote_is_a_failure_by_name(loss: str, tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(f'{{"outcome": "trained", "reason": "", "final_train_loss": {loss}}}')
+    ending = read_ending(tmp_path)
+    assert ending is not None
+    assert "is no result of fit" in ending.reason
 
 
 json_values = st.recursive(

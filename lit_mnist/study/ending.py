@@ -53,7 +53,7 @@ def read_ending(folder: Path) -> Ending | None:
         )
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return Ending(FAILED, f"{file} is no result of fit: delete the folder to run it again.")
 
 

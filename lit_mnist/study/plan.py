@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 
 from lit_mnist.config import find_config
 from lit_mnist.durable import write_durably
 from lit_mnist.study.grid import Grid, point_name, points
-from lit_mnist.study.settings import Settings, difference, merged
+from lit_mnist.study.settings import NOT_YAML, Settings, difference, merged
 
 MOST_SEEDS = 2**32  # seeds are below it, as numpy and Lightning want them
 
@@ -80,7 +81,7 @@ def read_settings(file: Path) -> Settings:
     """The settings in a config file; ValueError when it holds none."""
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except NOT_YAML:
         raise ValueError(f"{file} is not a config: it is not valid YAML.") from None
     if settings is None:
         return {}
@@ -139,8 +140,15 @@ def refuse_other_settings(configurations: Sequence[Configuration], out: Path) ->
 
 
 def write_configs(configurations: Sequence[Configuration], out: Path) -> None:
-    """Writes each configuration's file, unless it is there."""
-    for configuration in configurations:
-        file = configuration.file(out)
-        if not file.exists():
-            write_durably(file, configuration.text.encode())
+    """Writes each configuration's file, unless it is there.
+
+    Raises:
+        ValueError: As `refuse_other_settings`; another study may have been started in the meantime. Nothing was written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".lock"):  # of two studies started at once, the second sees all that the first wrote
+        refuse_other_settings(configurations, out)
+        for configuration in configurations:
+            file = configuration.file(out)
+            if not file.exists():
+                write_durably(file, configuration.text.encode())

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # of dates that are none, and deep nesting, too
 Settings = dict[str, Any]  # nested by the dots of the option: {"model": {"lr": 0.1}}
 
 # What the study itself decides for each run.
@@ -32,7 +33,7 @@ def parse_value(text: str) -> Any:
     if text in ("true", "false", "null") or text.startswith(("[", "{")):
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError:
+        except NOT_YAML:
             raise ValueError(f"{text!r} is no list or dict in YAML: look for a missing bracket.") from None
     return text
 
