@@ -31,7 +31,7 @@ PUBLISHED = (
     "The published experiment trained each configuration once, without a seed. Of n runs and one more of the same kind, the "
     "one more lies in the range of the n with probability (n − 1)/(n + 1): 67 % for five. The wider range is the range made "
     f"longer by {100 * WIDENED_BY:g} %, half of that at each end; published figures are rounded, and count as in range if a "
-    "number that rounds to them is."
+    "number that rounds to them is; no distance in sd is given where an sd is less than what the rounding may hide."
 )
 METHODS = [
     "Trained, collapsed and diverged are what each run's record says it came to, by its training loss alone: collapsed runs "

@@ -50,11 +50,17 @@ class Comparison:
 
     @property
     def distance(self) -> float | None:
-        """Of the published value from the mean, in sd; None without an sd to measure with."""
-        return (self.published - self.seeds.mean) / self.seeds.sd if self.seeds.sd else None
+        """Of the published value from the mean, in sd; None without an sd, or with one that the rounding exceeds."""
+        sd = self.seeds.sd
+        return (self.published - self.seeds.mean) / sd if sd and sd >= self.rounding else None
 
-    def is_within(self, widening: float = 0) -> bool:
-        """Whether the published value lies in the seeds' range, made longer by `widening` times its length."""
+    def is_within(self, widening: float = 0) -> bool | None:
+        """Whether the published value lies in the seeds' range, made longer by `widening` times its length.
+
+        None with a single seed, which spans no range.
+        """
+        if self.seeds.n < 2:
+            return None
         slack = self.rounding + widening / 2 * (self.seeds.high - self.seeds.low)
         return self.seeds.low - slack <= self.published <= self.seeds.high + slack
 

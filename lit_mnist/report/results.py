@@ -20,6 +20,7 @@ from lit_mnist.report.quantity import (
 from lit_mnist.report.statistics import share_interval, summarise
 
 WIDENED_BY = 0.5
+YES_NO = {True: "yes", False: "no", None: "–"}
 
 
 def results(configurations: Sequence[Configuration]) -> Table:
@@ -56,13 +57,12 @@ def _measured(configuration: Configuration, quantity: Quantity, beside: Comparis
     if summary.n > 1:
         lines.append(f"({quantity.write_range(summary)})")
     if beside:
-        where = "in range" if beside.is_within() else "out of range"
-        lines += [f"published {quantity.write(beside.published)}", f"{_distance(beside)}{where}"]
+        lines.append(f"published {quantity.write(beside.published)}")
+        within = beside.is_within()
+        if within is not None:
+            distance = "" if beside.distance is None else f"{_sds(beside.distance)} sd, "
+            lines.append(distance + ("in range" if within else "out of range"))
     return tuple(lines)
-
-
-def _distance(beside: Comparison) -> str:
-    return "" if beside.distance is None else f"{_sds(beside.distance)} sd, "
 
 
 def _sds(distance: float) -> str:
@@ -105,8 +105,8 @@ def published_table(configurations: Sequence[Configuration]) -> Table | None:
                     each.quantity.write_range(each.seeds),
                     each.quantity.write(each.published),
                     "–" if each.distance is None else f"{_sds(each.distance)} sd",
-                    "yes" if each.is_within() else "no",
-                    "yes" if each.is_within(WIDENED_BY) else "no",
+                    YES_NO[each.is_within()],
+                    YES_NO[each.is_within(WIDENED_BY)],
                 ]
             )
     return Table(head, rows) if rows else None
