@@ -44,7 +44,7 @@ def main(args: list[str]) -> int:
     network = load_mlp(Path(options.ckpt_path))
     try:
         if target.suffix == ".onnx":
-            print(export_onnx(network, target, Path(options.root) if options.root else DEFAULT_ROOT))
+            print(export_onnx(network, target, Path(options.root).expanduser() if options.root else DEFAULT_ROOT))
         else:
             print(export_safetensors(network, target))
     except OSError as fault:
@@ -127,6 +127,7 @@ def export_safetensors(network: "MLP", target: Path) -> str:
         A sentence about what was written.
 
     Raises:
+        ValueError: `<stem>.json` is there, and is none that an export wrote. Nothing was written.
         OSError: A file cannot be written.
     """
     import torch
@@ -138,6 +139,8 @@ def export_safetensors(network: "MLP", target: Path) -> str:
     read_back = load(content)
     assert all(torch.equal(read_back[name], weight) for name, weight in weights.items())
     beside = target.with_suffix(".json")
+    if beside.exists() and not _is_description(beside):
+        raise ValueError(f"{beside}, where the description would go, holds something else; choose another --to.")
     write_durably(beside, description.encode())
     write_durably(target, content)
     count = sum(weight.numel() for weight in weights.values())
@@ -153,6 +156,13 @@ def _description(network: "MLP") -> dict[str, Any]:
         "output": OUTPUT,
         "written_by": f"lit_mnist {__version__}",
     }
+
+
+def _is_description(file: Path) -> bool:
+    try:
+        return str(json.loads(file.read_bytes())["written_by"]).startswith("lit_mnist ")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def _compare(network: "MLP", content: bytes, target: Path, root: Path) -> str:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,17 +18,7 @@ from lit_mnist.mlp import MLP
 
 SETTINGS = ["--trainer.max_epochs", "1", "--data.train_size", "2000", "--test_every_epoch", "false", "--threads", "1"]
 
-# The README's: no torch, no lit_mnist.
-WITHOUT_TORCH = """
-import sys
-import numpy as np, onnxruntime
-from PIL import Image
-session = onnxruntime.InferenceSession(sys.argv[1])
-image = np.asarray(Image.open(sys.argv[2]).convert("L"), dtype=np.float32) / 255
-(logits,) = session.run(["logits"], {"images": image.reshape(1, 1, 28, 28)})
-print(int(logits.argmax()))
-assert not {"torch", "lit_mnist"} & set(sys.modules)
-"""
+README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +64,18 @@ def test_the_onnx_file_says_what_goes_in_and_holds_no_path_of_this_machine(onnx_
         assert path.encode() not in content
 
 
-def test_the_onnx_file_runs_without_torch(onnx_file: Path, run: Path, root: Path, tmp_path: Path) -> None:
+def test_the_onnx_file_runs_without_torch_by_the_program_in_the_readme(
+    onnx_file: Path, run: Path, root: Path, tmp_path: Path
+) -> None:
     from PIL import Image
 
     images = load("MNIST", root, "test")[0]
     with torch.inference_mode():
         expected = int(load_mlp(run)(images[:1].unsqueeze(1).float() / 255).argmax())
     Image.fromarray(images[0].numpy()).save(tmp_path / "digit.png")
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(onnx_file), str(tmp_path / "digit.png")]
+    (program,) = re.findall(r"^```python\n([^`]*onnxruntime.*?)^```", README, re.MULTILINE | re.DOTALL)
+    program += "assert not {'torch', 'lit_mnist'} & set(sys.modules)\n"
+    command = [sys.executable, "-c", program, str(onnx_file), str(tmp_path / "digit.png")]
     told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert told == f"{expected}\n"
 
@@ -113,6 +108,25 @@ def test_an_existing_file_is_replaced_whole(run: Path, workplace: Path) -> None:
     assert target.read_bytes() == first
     with safetensors.safe_open(target, "pt") as file:
         assert file.metadata()["description"] == (workplace / "model.json").read_text()
+
+
+def test_a_description_replaces_nothing_but_a_description(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("safetensors")
+    record = (run / "result.json").read_bytes()
+    before = sorted(run.iterdir())
+    assert main(["export", "--ckpt_path", str(run), "--to", str(run / "result.safetensors")]) == 2
+    assert f"{run / 'result.json'}, where the description would go, holds something else" in capsys.readouterr().err
+    assert (run / "result.json").read_bytes() == record
+    assert sorted(run.iterdir()) == before
+
+
+def test_the_root_may_begin_with_the_home_folder(
+    run: Path, root: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript", reason="comes with the extra onnx")
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert main(["export", "--ckpt_path", str(run), "--to", "model.onnx", "--root", f"~/{root.name}"]) == 0
+    assert [path.name for path in workplace.iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.parametrize(
