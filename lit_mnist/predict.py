@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -156,14 +157,14 @@ def _predict_files(checkpoint: str, paths: Sequence[Path], out: Path, sheet: Pat
     from lit_mnist.images import prepare, read
     from lit_mnist.sheet import Sheet
 
-    written = {out.resolve(), sheet.resolve()}
+    written = {os.path.realpath(out), os.path.realpath(sheet)}  # Path.resolve refuses a link to itself
     for path in paths:
-        if path.is_file() and path.resolve() in written:
+        if path.is_file() and os.path.realpath(path) in written:
             raise ValueError(f"{path} is both among --images and to be written; choose another --out or --sheet.")
     network = _network(checkpoint)
     drawing, names, prepared, failed = Sheet(), [], [], 0
     for path in list_files(paths):
-        if path.resolve() in written:  # by an earlier call
+        if os.path.realpath(path) in written:  # by an earlier call
             continue
         name = printable(path)
         try:
@@ -198,7 +199,7 @@ def _predict_test_images(checkpoint: str, dataset: str, root: str | None, out: P
     from lit_mnist.sheet import SHOWN, Sheet
 
     network = _network(checkpoint)
-    folder = Path(root) if root else DEFAULT_ROOT
+    folder = Path(root).expanduser() if root else DEFAULT_ROOT
     prepare(dataset, folder)
     images, truth = load(dataset, folder, "test")
     labels, probabilities = _predict(network, images)

@@ -241,6 +241,25 @@ def test_a_file_that_cannot_be_written_is_one_sentence_and_exit_code_2(
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_link_to_itself_is_named_and_the_rest_is_told(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "pictures").mkdir()
+    Image.fromarray(test_set[0][0].numpy()).save(workplace / "pictures/a.png")
+    (workplace / "pictures/loop.png").symlink_to("loop.png")
+    assert main(["predict", "--ckpt_path", str(run), "--images", "pictures"]) == 1
+    assert "lit_mnist: pictures/loop.png: " in capsys.readouterr().err
+    assert len(predictions(workplace / "predictions.csv")) == 1
+
+
+def test_the_root_may_begin_with_the_home_folder(
+    run: Path, root: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert main(["predict", "--ckpt_path", str(run), "--root", f"~/{root.name}"]) == 0
+    assert sorted(path.name for path in workplace.iterdir()) == ["predictions.csv", "predictions.png"]
+
+
 def test_a_folder_that_cannot_be_listed_is_named(run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lit_mnist.picture_files import list_files
 
