@@ -253,8 +253,8 @@ def test_each_line_of_a_dry_run_is_one_that_fit_takes(
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
-    """The address of a Dask scheduler on loopback, and its two workers, all working in `folder`."""
+def cluster(folder: Path, size: int = 2) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+    """The address of a Dask scheduler on loopback, and its workers, all working in `folder`."""
     dask = [sys.executable, "-m", "dask"]
     with (folder / "dask.txt").open("wb") as log:
         options: dict[str, Any] = {"cwd": folder, "stdout": log, "stderr": log}
@@ -273,7 +273,7 @@ def cluster(folder: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]
             wait_for((folder / "scheduler.json").exists, "a scheduler", processes[0])
             address = json.loads((folder / "scheduler.json").read_text())["address"]
             one = [*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-            workers = [subprocess.Popen([*one, "--local-directory", f"worker_{i}"], **options) for i in range(2)]
+            workers = [subprocess.Popen([*one, "--local-directory", f"worker_{i}"], **options) for i in range(size)]
             processes += workers
             yield address, workers
         finally:
@@ -306,6 +306,14 @@ def test_a_study_on_dask_survives_a_killed_worker(undisturbed: tuple[str, dict[s
         assert output == undisturbed[0]
         assert results(tmp_path) == undisturbed[1]
         assert sum(launches(tmp_path)) == 5, "one run in two processes, after one another"
+
+
+def test_a_scheduler_without_workers_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    with cluster(tmp_path, size=0) as (address, _):
+        code, output, errors = study("--scheduler", address, folder=tmp_path)
+    assert (code, output) == (2, "")
+    assert errors == f"lit_mnist: The Dask scheduler at {address} has no workers: start some first.\n"
 
 
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:

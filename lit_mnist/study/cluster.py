@@ -1,5 +1,6 @@
 """Runs on a Dask cluster, through joblib. Imported only when a scheduler is named, since Dask is an extra."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -44,12 +45,12 @@ def open_cluster(scheduler: str) -> Iterator[int]:
     """
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, asyncio.TimeoutError) as error:
         raise ValueError(f"No Dask scheduler answers at {scheduler} ({error}).") from None
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-        except TimeoutError:
+        except asyncio.TimeoutError:  # in Python 3.10 not the built-in one
             raise ValueError(f"The Dask scheduler at {scheduler} has no workers: start some first.") from None
         with joblib.parallel_config(backend=Backend(client=client), n_jobs=-1):
             yield sum(client.nthreads().values())
