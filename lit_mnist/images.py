@@ -20,10 +20,7 @@ SIDE = 28
 BOX = 20
 CENTRE = 14
 WORKING_SIDE = 1024  # pixels; larger pictures are reduced to this first: a pixel of the box is up to 51 of these
-THIN, USUAL = (
-    1.5,
-    2.0,
-)  # pixels; widths of strokes in MNIST's training images at the 2nd and the 30th percentile
+THIN, USUAL = 1.5, 2.0  # pixels; widths of strokes in MNIST's training images at the 2nd and the 30th percentile
 UNSAFE = frozenset({"EPS"})  # Pillow runs another programme, Ghostscript, to decode these
 
 
@@ -83,8 +80,7 @@ def prepare(picture: Image.Image) -> NDArray[np.uint8]:
 
     A picture of exactly 28x28 pixels is taken as prepared already and kept as it is; it is inverted where the
     median of its outermost pixels is above one half, that is where its background is light. Every other size
-    is
-    prepared: the digit is found as `lit_mnist.ink.find_ink` says, scaled into the box of 20x20 pixels,
+    is prepared: the digit is found as `lit_mnist.ink.find_ink` says, scaled into the box of 20x20 pixels,
     stretched to full contrast and moved to the centre.
 
     Raises:
