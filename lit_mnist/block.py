@@ -123,7 +123,7 @@ class BlockLoader:
         labels: (N,) int64 in 0..9, on the training device.
         order: Gives the epoch's permutation.
         batch_size: Images per SGD step over all devices, 1..N.
-        steps_per_block: SGD steps per block, at least 1. What is trained does not depend on it.
+        steps_per_block: SGD steps per block, at least 1. Which steps are made does not depend on it.
         rank, devices: Which share of each batch is this device's.
         in_blocks: False hands out plain (images, labels) batches, for a module that knows no blocks.
     """
@@ -148,7 +148,7 @@ class BlockLoader:
         self.devices = devices
         self.in_blocks = in_blocks
         self.steps_per_epoch = -(-len(labels) // batch_size)
-        self._start = 0  # batch with which the next pass begins; 0 unless a run is resumed within an epoch
+        self.start = (0, 0)  # an epoch, and the batch with which its passes begin: that of a run resumed within it
         self._block: Block | None = None
 
     def __len__(self) -> int:
@@ -156,14 +156,15 @@ class BlockLoader:
         return -(-self.steps_per_epoch // self.steps_per_block)
 
     @property
-    def step(self) -> int:
-        """SGD batches of the current epoch that have been drawn."""
-        return self._start if self._block is None else self._block.first + self._block.drawn
+    def _first(self) -> int:
+        """Batch with which a pass of the current epoch begins."""
+        epoch, step = self.start
+        return step if epoch == self.sampler.epoch else 0
 
     def __iter__(self) -> Iterator[Block | tuple[Tensor, Tensor]]:
         # The Trainer asks for an iterator before it sets the epoch, so nothing may be computed before the first `next`.
         permutation = self.sampler.permutation().to(self.labels.device)
-        first, self._start = self._start, 0
+        first = self._first
         while first < self.steps_per_epoch:
             end = min((first // self.steps_per_block + 1) * self.steps_per_block, self.steps_per_epoch)
             self._block = self._gather(permutation, first, end)
@@ -196,9 +197,11 @@ class BlockLoader:
         self.steps_per_epoch = min(self.steps_per_epoch, blocks * self.steps_per_block)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands; at its end, the start of the next."""
-        return {"step": self.step % self.steps_per_epoch}
+        """Where the newest pass stands; at its end, the start of the next epoch."""
+        step = self._first if self._block is None else self._block.first + self._block.drawn
+        at_end = step == self.steps_per_epoch
+        return {"epoch": self.sampler.epoch + at_end, "step": 0 if at_end else step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next pass begin where `state_dict` was taken."""
-        self._start, self._block = state["step"], None
+        """Makes the passes of that epoch begin where `state_dict` was taken."""
+        self.start, self._block = (state["epoch"], state["step"]), None

@@ -56,7 +56,7 @@ def _unpickled(path: Path) -> Any:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run folder, newest first."""
-    return sorted((run / "checkpoints").glob("step=*.ckpt"), reverse=True)
+    return sorted((run / "checkpoints").glob(f"step={8 * '[0-9]'}.ckpt"), reverse=True)  # a callback may save its own there
 
 
 def find_checkpoint(run_or_file: Path) -> Path:

@@ -8,7 +8,6 @@ FAILED = 1
 BAD_INPUT = 2
 DIVERGED = 3
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
-TERMINATED = 143  # 128 + SIGTERM
 
 
 class Parser(argparse.ArgumentParser):

@@ -38,6 +38,7 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
 for quiet in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(quiet).setLevel(logging.WARNING)  # it advertises at INFO
+logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a profiler reports
 NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 
 
@@ -176,10 +177,16 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _check_trainer_options(trainer: Namespace) -> None:
-    """Refuses what would make plain SGD something else, or leave nothing to train."""
-    for name, plain in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (1,))):
+    """Refuses what would make plain SGD something else, let the clock decide, or leave nothing to train."""
+    for name, plain, reason in (
+        ("gradient_clip_val", (None, 0), "training is plain SGD, nothing changes its steps"),
+        ("accumulate_grad_batches", (1,), "training is plain SGD, nothing changes its steps"),
+        ("reload_dataloaders_every_n_epochs", (0,), "the images are in memory and each epoch has an order of its own"),
+        ("overfit_batches", (0,), "use --data.train_size to train on a few images"),
+        ("max_time", (None,), "what a run comes to must not depend on the clock"),
+    ):
         if trainer[name] not in plain:
-            raise ValueError(f"--trainer.{name} {trainer[name]}: training is plain SGD, nothing changes its steps.")
+            raise ValueError(f"--trainer.{name} {trainer[name]}: {reason}.")
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[name] in (0, 0.0):
             raise ValueError(f"--trainer.{name} is 0: there would be nothing to train.")

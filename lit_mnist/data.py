@@ -1,6 +1,7 @@
 """The data module: MNIST in memory, decoded once, handed out in batches that are slices of it."""
 
 from collections.abc import Iterator
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class MNISTDataModule(pl.LightningDataModule):
         val_size: Images held out of the 60,000 for validation, chosen by the seed; 0: none, as in the published runs.
         seed: Decides the order of the training images and the validation split.
         steps_per_block: SGD steps per call of the Trainer's `training_step`; 0: as many as 4,096 images hold. Changes the
-            speed only, never the result.
+            speed only, not the result (with the fast engine: not beyond rounding).
         split_batch: With several devices: true shares `batch_size` images among them, so that the SGD steps are those of one
             device; false gives each device `batch_size` images, so that a step sees devices x batch_size.
 
@@ -77,15 +78,15 @@ class MNISTDataModule(pl.LightningDataModule):
         split_batch: bool = True,
     ) -> None:
         super().__init__()
-        self.batch_size = batch_size
+        # plain numbers, for numpy's could not be loaded again from a checkpoint that only holds plain values
+        self.batch_size, self.val_size, self.seed = index(batch_size), index(val_size), index(seed)
         self.dataset = dataset
         self.root = Path(root).expanduser() if root else DEFAULT_ROOT
-        self.val_size = val_size
-        self.seed = seed
-        self.steps_per_block = steps_per_block or max(1, IMAGES_PER_BLOCK // max(1, batch_size))
+        self.steps_per_block = index(steps_per_block) or max(1, IMAGES_PER_BLOCK // max(1, self.batch_size))
         self.split_batch = split_batch
-        self.train_size = self._checked_sizes(train_size, steps_per_block)
+        self.train_size = self._checked_sizes(index(train_size), steps_per_block)
         self.data_sha256 = ""
+        self._limit_val_batches: int | float | None = None  # the Trainer's, while this module overrules it
         self._splits: dict[str, tuple[Tensor, Tensor]] = {}
 
     def _checked_sizes(self, train_size: int, steps_per_block: int) -> int:
@@ -127,19 +128,25 @@ class MNISTDataModule(pl.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Reads, verifies and decodes the files, once for all stages."""
         if self.trainer is not None and not self.val_size:
+            self._limit_val_batches = self.trainer.limit_val_batches
             self.trainer.limit_val_batches = 0  # else the Trainer warns of a validation set without images
         if self._splits:
             return
         images, labels = load(self.dataset, self.root, "train")
+        test_images, test_labels = load(self.dataset, self.root, "test")
         kept = torch.arange(len(labels))
         if self.val_size:
             shuffled = torch.randperm(len(labels), generator=generator(self.seed, "validation split"))
             kept = shuffled[self.val_size :].sort().values
             self._splits["val"] = _decoded(images, labels, shuffled[: self.val_size].sort().values)
         self._splits["train"] = _decoded(images, labels, kept[: self.train_size])
-        images, labels = load(self.dataset, self.root, "test")
-        self._splits["test"] = _decoded(images, labels, torch.arange(len(labels)))
+        self._splits["test"] = _decoded(test_images, test_labels, torch.arange(len(test_labels)))
         self.data_sha256 = checksum(self.dataset, self.root)
+
+    def teardown(self, stage: str) -> None:
+        """Gives the Trainer its own limit back, for another data module may come."""
+        if self.trainer is not None and self._limit_val_batches is not None:
+            self.trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
 
     def train_dataloader(self) -> BlockLoader:
         """The training images in the epoch's order, in SGD batches.

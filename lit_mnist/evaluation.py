@@ -34,11 +34,15 @@ def evaluate_run(command: str, options: list[str]) -> None:
     configured = ["--config", str(folder.config_path)] if folder.config_path.exists() else []
     # on one device, however many the run had, so that every image is measured once and no other process has to start
     alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
-    command_line = CommandLine(command, [*configured, *alone, *options])
+    all_images = ["--trainer.limit_val_batches", "1.0", "--trainer.limit_test_batches", "1.0"]
+    command_line = CommandLine(command, [*configured, *alone, *all_images, *options])
     data, trainer = command_line.datamodule, command_line.trainer
     assert isinstance(data, MNISTDataModule)
     if trainer.world_size > 1:
         raise ValueError(f"{command} measures on one device, not on {trainer.world_size}.")
+    for name in ("limit_val_batches", "limit_test_batches"):
+        if repr(getattr(trainer, name)) != "1.0":  # 1 is one batch
+            raise ValueError(f"{command} measures on every image; leave --trainer.{name} out.")
     model = LitMLP.load_from_checkpoint(path)
     if command == "validate" and not data.val_size:
         raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")
@@ -62,7 +66,7 @@ def _checkpoint_asked_for(command: str, options: list[str]) -> Path:
 def _show_mistakes(folder: RunFolder, model: LitMLP, data: MNISTDataModule) -> None:
     """Draws the confusion matrix and the most confident mistakes into the run folder and TensorBoard's image tab."""
     logits, labels = _test_logits(model, data)
-    images = torch.cat([images for images, _ in data.test_dataloader()])
+    images = torch.cat([images.cpu() for images, _ in data.test_dataloader()])
     classes = DATASETS[data.dataset].classes
     figures = {
         "confusion": draw_confusion(labels, logits.argmax(1), classes),
@@ -80,5 +84,7 @@ def _show_mistakes(folder: RunFolder, model: LitMLP, data: MNISTDataModule) -> N
 
 @torch.inference_mode()
 def _test_logits(model: LitMLP, data: MNISTDataModule) -> tuple[Tensor, Tensor]:
-    batches = [(model(images), labels) for images, labels in data.test_dataloader()]
+    device, dtype = model.device, model.mlp.dtype  # the Trainer leaves the module on the CPU, in the run's precision
+    with model.in_precision():
+        batches = [(model(images.to(device, dtype)).cpu(), labels.cpu()) for images, labels in data.test_dataloader()]
     return torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches])

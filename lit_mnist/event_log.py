@@ -147,7 +147,7 @@ def rewind_events(source: Path, folder: Path, sizes: Mapping[str, int]) -> None:
     """
     try:
         for name in sizes:
-            if source != folder and (source / name).exists():
+            if source.resolve() != folder.resolve() and (source / name).exists():
                 shutil.copyfile(source / name, folder / name)
         for path in event_files(folder):
             if path.name not in sizes:
@@ -157,6 +157,6 @@ def rewind_events(source: Path, folder: Path, sizes: Mapping[str, int]) -> None:
                     file.truncate(sizes[path.name])
     except OSError as error:
         print(
-            f"lit_mnist: {error.filename}: {error.strerror}; TensorBoard may show some points twice.",
+            f"lit_mnist: {folder}: {error.strerror or error}; TensorBoard may show some points twice.",
             file=sys.stderr,
         )

@@ -1,10 +1,15 @@
 """The commands around the Trainer: fit, validate and test."""
 
+import sys
+
+import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
 from lit_mnist.command import DIVERGED, DONE
 from lit_mnist.command_line import CommandLine
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.evaluation import evaluate_run
-from lit_mnist.lit_mlp import LitMLP
+from lit_mnist.lit_mlp import Diverged, LitMLP
 from lit_mnist.processes import RefusedError
 from lit_mnist.run import Run, train
 from lit_mnist.signals import Stopped
@@ -18,8 +23,7 @@ def fit(options: list[str]) -> int:
     assert isinstance(model, LitMLP)
     assert isinstance(data, MNISTDataModule)
     if chosen.trainer.fast_dev_run:
-        trainer.fit(model, datamodule=data)
-        return DONE
+        return _try_out(model, data, trainer)
     run = Run(
         name=chosen.name,
         model=model,
@@ -40,6 +44,18 @@ def fit(options: list[str]) -> int:
             raise
         return DONE
     return DIVERGED if outcome == "diverged" and trainer.is_global_zero else DONE  # the first process speaks for all
+
+
+def _try_out(model: LitMLP, data: MNISTDataModule, trainer: pl.Trainer) -> int:
+    """A few blocks of training and validation, of which nothing stays."""
+    try:
+        trainer.fit(model, datamodule=data)
+    except Diverged as diverged:
+        print(f"lit_mnist: {diverged}", file=sys.stderr)
+        return DIVERGED
+    except MisconfigurationException as mistake:
+        raise ValueError(" ".join(str(mistake).split())) from None
+    return DONE
 
 
 def validate(options: list[str]) -> int:

@@ -1,6 +1,8 @@
 """The training system: loss, accuracy, plain SGD, many SGD steps per call of the Trainer."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from operator import index
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -74,14 +76,15 @@ class LitMLP(pl.LightningModule):
             raise ValueError(f"lr must be above 0 and finite, not {lr}.")
         if engine not in ("exact", "fast"):
             raise ValueError(f"engine must be exact or fast, not {engine}.")
-        self.lr = lr
+        # plain numbers, for numpy's could not be loaded again from a checkpoint that only holds plain values
+        self.lr = float(lr)
         self.engine = engine
-        self.seed = seed
+        self.seed = None if seed is None else index(seed)
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
+            if self.seed is not None:
+                torch.manual_seed(self.seed)
             self.mlp = MLP(hidden)
-        self.save_hyperparameters({"lr": lr, "hidden": list(hidden), "engine": engine, "seed": seed})
+        self.save_hyperparameters({"lr": self.lr, "hidden": list(self.mlp.hidden), "engine": engine, "seed": self.seed})
         # The Trainer's automatic optimization is one SGD step per training_step, and each of those costs it 2 ms.
         self.automatic_optimization = False
         self.stop_requested = False  # set by a signal handler, say: leave the block after the current SGD step
@@ -143,7 +146,8 @@ class LitMLP(pl.LightningModule):
         self._fast_engine = FastEngine(self.mlp, self.lr)
 
     def on_train_start(self) -> None:
-        restore_position(self.trainer, self._restored_steps_per_epoch)
+        restore_position(self.trainer, self._restored_steps_per_epoch, sum(map(len, self.batch_losses)))
+        self._restored_steps_per_epoch = None
         if self.trainer.world_size > 1:
             self._group_gradients()
 
@@ -172,14 +176,17 @@ class LitMLP(pl.LightningModule):
         begun, max_steps = self.trainer.global_step, self.trainer.max_steps
         steps_left = len(block) if max_steps < 0 else max_steps - begun
         engine = self._exact_steps if self.engine == "exact" else self._fast_steps
-        losses = []
-        for loss in engine(block, steps_left):
-            losses.append(loss)
-            if self.stop_requested or len(losses) == steps_left:
-                break
-        mean_losses = self._mean_over_devices(torch.cat(losses))
-        count_sgd_steps(self.trainer, begun + len(mean_losses) - self.trainer.global_step)
-        self.batch_losses.append(mean_losses)
+        losses: list[Tensor] = []
+        try:
+            for loss in engine(block, steps_left):
+                losses.append(loss)
+                if self.stop_requested or len(losses) == steps_left:
+                    break
+        finally:  # a checkpoint that is saved because of an exception must count the steps that its weights have made
+            if losses:
+                self.batch_losses.append(torch.cat(losses))
+                count_sgd_steps(self.trainer, begun + len(self.batch_losses[-1]) - self.trainer.global_step)
+        mean_losses = self.batch_losses[-1] = self._mean_over_devices(self.batch_losses[-1])
         self._stop_if_diverged(mean_losses)
         self._log_block(block, mean_losses)
 
@@ -242,7 +249,13 @@ class LitMLP(pl.LightningModule):
 
     def validation_step(self, batch: ImagesAndLabels, batch_idx: int) -> None:
         self._measure(self.val_measures, batch)
-        self._log_against_epoch(dict(self.val_measures.items()))
+        self.log_dict(dict(self.val_measures.items()), logger=False if self.trainer.state.fn == "fit" else None)
+
+    def on_validation_epoch_end(self) -> None:
+        measured = self.val_measures.compute()
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            for logger in self.loggers:  # not by the Trainer, whose x axis is the SGD step
+                logger.log_metrics(measured, step=self.trainer.current_epoch + 1)
 
     def test_step(self, batch: ImagesAndLabels, batch_idx: int) -> None:
         self._measure(self.test_measures, batch)
@@ -259,10 +272,6 @@ class LitMLP(pl.LightningModule):
         measures["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
         measures["accuracy"].update(logits, labels)
 
-    def _log_against_epoch(self, metrics: dict[str, Any]) -> None:
-        # A metric called `step` is what the Trainer takes for the loggers' x axis.
-        self.log_dict({**metrics, "step": float(self.trainer.current_epoch + 1)}, on_step=False, on_epoch=True, sync_dist=True)
-
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[ImagesAndLabels]) -> dict[str, float]:
         """Measures loss (nats) and accuracy (fraction) over all images of `batches`, each once, in eval mode.
@@ -274,13 +283,18 @@ class LitMLP(pl.LightningModule):
         measures, images = _measures().to(self.device), SumMetric().to(self.device)
         training = self.training
         self.eval()
-        for batch in batches:
-            self._measure(measures, batch)
-            images.update(len(batch[1]))
+        with self.in_precision():
+            for batch in batches:
+                self._measure(measures, batch)
+                images.update(len(batch[1]))
         self.train(training)
         total, values = round(images.compute().item()), measures.compute()
         # float32 holds a fraction of 60,000 to within 1e-7: the number of right answers is recovered exactly
         return {"loss": values["loss"].item(), "accuracy": round(values["accuracy"].item() * total) / total}
+
+    def in_precision(self) -> AbstractContextManager[Any]:
+        """What the Trainer's own evaluation steps run in: with mixed precision, autocast."""
+        return self.trainer.precision_plugin.val_step_context() if self._trainer else nullcontext()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         losses = torch.cat(self.batch_losses).cpu() if self.batch_losses else torch.empty(0)
@@ -288,17 +302,18 @@ class LitMLP(pl.LightningModule):
         save_position(self.trainer, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the losses of the epoch so far.
+        """Goes on with the losses of the epoch so far; outside of training, takes over the precision of the weights.
 
         Raises:
             ValueError: To go on would change the experiment.
         """
         if self._trainer is None or self.trainer.state.fn != "fit":
+            self.mlp.to(next(iter(checkpoint["state_dict"].values())).dtype)
             return
         self.check_same_experiment(checkpoint["hyper_parameters"])
         state = checkpoint["lit_mnist"]
         self.batch_losses = [state["batch_losses"].to(self.device)]
-        self._restored_steps_per_epoch = state["steps_per_epoch"]
+        self._restored_steps_per_epoch = state["steps_per_epoch"] or 0
 
     def check_same_experiment(self, hyper_parameters: dict[str, Any]) -> None:
         """Compares with those of the run to continue; the engine may change, for the checkpoints are the same.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class MLP(nn.Module):
         for width in hidden:
             if width < 1:
                 raise ValueError(f"hidden: a layer needs at least 1 neuron, not {width}.")
-        self.hidden = tuple(hidden)
+        self.hidden = tuple(index(width) for width in hidden)
         widths = (IMAGE_PIXELS, *self.hidden, CLASSES)
         self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
 

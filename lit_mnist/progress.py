@@ -1,7 +1,6 @@
 """What a person sees while a run trains: a bar on a terminal, a line per epoch anywhere else."""
 
 import sys
-import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,9 +25,9 @@ class EpochProgress(ProgressBar):
     def enable(self) -> None:
         self._enabled = True
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._started = time.monotonic()
-        if self._enabled and sys.stderr.isatty():
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        # not at the epoch's start, which a run that goes on within an epoch does not come to
+        if self._bar is None and self._enabled and sys.stderr.isatty():
             self._bar = tqdm(
                 total=int(self.total_train_batches),
                 desc=f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}",

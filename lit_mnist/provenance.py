@@ -45,7 +45,10 @@ def commit() -> str | None:
     if not (package.parent / ".git").exists():
         return None
     describe = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
+    try:
+        return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # a checkout copied to where there is no git
+        return None
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

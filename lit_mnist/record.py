@@ -9,15 +9,13 @@ from datetime import datetime, timezone
 from typing import Any, cast
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from lit_mnist.block import BlockLoader
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.event_log import EventLog, event_sizes
 from lit_mnist.lit_mlp import LitMLP
+from lit_mnist.position import epoch_is_complete, validation_follows
 from lit_mnist.progress import EpochProgress
-from lit_mnist.provenance import versions
 from lit_mnist.run_folder import RunFolder
 from lit_mnist.signals import Stopped, stop_at_once, stop_through
 
@@ -35,13 +33,14 @@ class History:
 
     train_loss_by_epoch: list[float] = field(default_factory=list)
     test_accuracy_by_epoch: list[float] = field(default_factory=list)
-    val_loss_by_epoch: list[float] = field(default_factory=list)
-    val_accuracy_by_epoch: list[float] = field(default_factory=list)
+    val_loss_by_epoch: list[float | None] = field(default_factory=list)  # None: not validated in that epoch
+    val_accuracy_by_epoch: list[float | None] = field(default_factory=list)
     train_seconds_by_epoch: list[float] = field(default_factory=list)
     seconds_in_epoch: float = 0.0  # of training in the epoch under way
     seconds_before: float = 0.0  # of the whole run, in the processes before this one
     started: str = field(default_factory=now)
     resumed: int = 0
+    changes: list[str] = field(default_factory=list)  # of what may change bits, from one process to the next
 
 
 class RunRecord(Checkpoint):
@@ -66,9 +65,12 @@ class RunRecord(Checkpoint):
         self.seconds_between_checkpoints = seconds_between_checkpoints
         self.history = History()
         self.settings: dict[str, Any] = {}  # what makes the result beside the module's and the data's parameters
+        self.environment: dict[str, Any] = {}  # what may change its bits, but not its sense
+        self.changes: list[str] = []  # of the environment, since the checkpoint to go on with
         self.events: EventLog | None = None
         self._folder: RunFolder | None = None
         self._signal: int | None = None
+        self._should_stop = False  # the Trainer's, which forgets it
         self._began = self._clock = self._saved = time.monotonic()
 
     def open(self, folder: RunFolder, events: EventLog | None) -> None:
@@ -97,15 +99,18 @@ class RunRecord(Checkpoint):
             "history": history,
             "event_sizes": event_sizes(self.folder.path),
             "settings": self.settings,
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
+            "environment": self.environment,
+            "should_stop": self._should_stop,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = History(**state_dict["history"])
         self.history.resumed += 1
+        self.history.changes += self.changes
+        self._should_stop = state_dict["should_stop"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = self._should_stop
         stop_through(self._request_stop(trainer, cast(LitMLP, pl_module)))
         self._clock = self._saved = time.monotonic()
 
@@ -124,17 +129,20 @@ class RunRecord(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._epoch_is_complete(trainer):
-            self._count_seconds()
-            return  # saved at the epoch's end, with its measurements
-        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
-        late = time.monotonic() - self._saved >= self.seconds_between_checkpoints
-        due = trainer.strategy.reduce_boolean_decision(late, all=False)
-        if stop or due:
-            self._count_seconds()
-            self._save(trainer)
-        if stop:
-            self._stop(trainer)
+        self._count_seconds()
+        if not epoch_is_complete(trainer) and not validation_follows(trainer):
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        history, metrics, epoch = self.history, trainer.callback_metrics, trainer.current_epoch
+        for values, tag in ((history.val_loss_by_epoch, "val/loss"), (history.val_accuracy_by_epoch, "val/accuracy")):
+            values += [None] * (epoch - len(values))
+            values[epoch:] = [metrics[tag].item()]
+        self._clock = time.monotonic()  # validating is not training
+        if not epoch_is_complete(trainer):
+            self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module, history = cast(LitMLP, pl_module), self.history
@@ -142,21 +150,18 @@ class RunRecord(Checkpoint):
         # in place of the epoch's first part, if max_steps had ended the run there
         history.train_loss_by_epoch[trainer.current_epoch :] = [module.epoch_loss]
         history.train_seconds_by_epoch[trainer.current_epoch :] = [round(history.seconds_in_epoch, 3)]
-        if self._epoch_is_complete(trainer):
-            if "val/loss" in trainer.callback_metrics:
-                history.val_loss_by_epoch.append(trainer.callback_metrics["val/loss"].item())
-                history.val_accuracy_by_epoch.append(trainer.callback_metrics["val/accuracy"].item())
-                measured["val accuracy"] = history.val_accuracy_by_epoch[-1]
-            if self.test_every_epoch:
-                data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined] # set by a connector
-                accuracy = module.evaluate(data.test_dataloader())["accuracy"]
-                history.test_accuracy_by_epoch.append(accuracy)
-                measured["test accuracy"] = accuracy
-                if self.events:
-                    self.events.log_metrics({"test/accuracy": accuracy}, step=trainer.current_epoch + 1)
+        if len(history.val_accuracy_by_epoch) > trainer.current_epoch:
+            measured["val accuracy"] = cast(float, history.val_accuracy_by_epoch[-1])
+        if epoch_is_complete(trainer) and self.test_every_epoch:
+            data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined] # set by a connector
+            accuracy = module.evaluate(data.test_dataloader())["accuracy"]
+            history.test_accuracy_by_epoch.append(accuracy)
+            measured["test accuracy"] = accuracy
+            if self.events:
+                self.events.log_metrics({"test/accuracy": accuracy}, step=trainer.current_epoch + 1)
         if self.progress:
             self.progress.epoch_line(trainer, measured, history.seconds_in_epoch)
-        if self._epoch_is_complete(trainer):
+        if epoch_is_complete(trainer):
             self.history.seconds_in_epoch = 0.0
         self._save(trainer)
         self._stop_if_asked(trainer)
@@ -165,17 +170,21 @@ class RunRecord(Checkpoint):
         stop_at_once()
         self._stop_if_asked(trainer)
 
-    def _epoch_is_complete(self, trainer: pl.Trainer) -> bool:
-        loader = trainer.train_dataloader
-        assert isinstance(loader, BlockLoader)
-        return loader.step == loader.steps_per_epoch
-
     def _count_seconds(self) -> None:
         now = time.monotonic()
         self.history.seconds_in_epoch += now - self._clock
         self._clock = now
 
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
+        late = time.monotonic() - self._saved >= self.seconds_between_checkpoints
+        if trainer.strategy.reduce_boolean_decision(late, all=False) or stop:
+            self._save(trainer)
+        if stop:
+            self._stop(trainer)
+
     def _save(self, trainer: pl.Trainer) -> None:
+        self._should_stop = trainer.should_stop
         # A loss may still be finite while the step after it made the weights infinite: keep the last good checkpoint.
         finite = all(weights.isfinite().all() for weights in trainer.lightning_module.state_dict().values())
         if finite:

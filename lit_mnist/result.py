@@ -35,7 +35,8 @@ def finish(run: "Run", folder: RunFolder, diverged: Diverged | None) -> Config:
     """
     measured = {} if diverged else _measure(run)
     if not math.isfinite(measured.get("train_loss", 0)):  # since the last step: no batch came after to show it
-        measured, diverged = {}, Diverged(run.trainer.current_epoch, run.trainer.global_step)
+        epoch = -(-run.trainer.global_step // _loader(run).steps_per_epoch)
+        measured, diverged = {}, Diverged(epoch, run.trainer.global_step)
     result = _result(run, diverged, measured)
     if run.trainer.is_global_zero:
         _log(run, result)
@@ -58,8 +59,7 @@ def _measure(run: "Run") -> dict[str, float]:
 
 
 def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -> Config:
-    history, loader = run.record.history, run.trainer.train_dataloader
-    assert isinstance(loader, BlockLoader)
+    history = run.record.history
     losses = history.train_loss_by_epoch
     if diverged:
         outcome, reason = "diverged", str(diverged)
@@ -86,7 +86,7 @@ def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -
         },
         "epochs": len(losses),
         "steps": diverged.step if diverged else run.trainer.global_step,
-        "steps_per_epoch": loader.steps_per_epoch,
+        "steps_per_epoch": _loader(run).steps_per_epoch,
         "train_loss_by_epoch": losses,
         "test_accuracy_by_epoch": history.test_accuracy_by_epoch,
         "val_loss_by_epoch": [_finite(loss) for loss in history.val_loss_by_epoch],
@@ -101,6 +101,7 @@ def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -
         "versions": versions(),
         "commit": commit(),
         "machine": machine(),
+        "changes": history.changes,
         "times": {
             "started": history.started,
             "finished": now(),
@@ -109,6 +110,13 @@ def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -
             "resumed": history.resumed,
         },
     }
+
+
+def _loader(run: "Run") -> BlockLoader:
+    loader = run.trainer.train_dataloader
+    assert isinstance(loader, BlockLoader)
+    loader.limit_blocks(int(run.trainer.num_training_batches))  # not done yet where there was nothing left to train
+    return loader
 
 
 def _finite(value: float | None) -> float | None:

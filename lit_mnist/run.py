@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lit_mnist.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from lit_mnist.data import MNISTDataModule
+from lit_mnist.durable import write_durably
 from lit_mnist.event_log import EventLog, rewind_events
 from lit_mnist.lit_mlp import Diverged, LitMLP
 from lit_mnist.processes import Processes
+from lit_mnist.provenance import machine, versions
 from lit_mnist.record import RunRecord
 from lit_mnist.result import finish
 from lit_mnist.run_folder import Config, RunFolder, claim_run_folder
@@ -64,12 +67,16 @@ def train(run: Run) -> Config:
     run.data.check_devices(run.trainer.world_size)
     with ExitStack() as leaving, Processes(run.trainer, run.arguments) as processes:
         folder, start = processes.begin(lambda: _plan(run, leaving))
-        fresh = run.trainer.is_global_zero and not folder.config_path.exists()
+        before = folder.config_path.read_bytes() if folder.config_path.exists() else b""
         try:
             diverged = _fit(run, folder, start)
             return finish(run, folder, diverged)
-        except (ValueError, MisconfigurationException) as mistake:
-            if fresh and not list_checkpoints(folder.path):
+        except (ValueError, MisconfigurationException, RuntimeError) as mistake:
+            if isinstance(mistake, RuntimeError) and "conditioned on metric" not in str(mistake):
+                raise  # what EarlyStopping says of a metric that nobody logs is the only one that is the user's
+            if run.trainer.is_global_zero and before:
+                write_durably(folder.config_path, before)
+            elif run.trainer.is_global_zero and not list_checkpoints(folder.path):
                 folder.clear()
             raise ValueError(" ".join(str(mistake).split())) from None
 
@@ -87,21 +94,30 @@ def _plan(run: Run, leaving: ExitStack) -> tuple[RunFolder, Path | None]:
     elsewhere = given is None or given.parent.parent.resolve() != folder.path.resolve()
     if elsewhere and list_checkpoints(folder.path):  # the same command goes on where it got to, not where it began
         start = find_checkpoint(folder.path)
-    run.record.settings = _settings(run)
+    run.record.settings, run.record.environment = _settings(run), _environment(run)
     if start is not None:
-        check_same_experiment(run, start)
+        run.record.changes = check_same_experiment(run, start)
     return folder, start
 
 
 def _settings(run: Run) -> dict[str, Any]:
     """What makes the result beside the module's and the data module's parameters, as plain values."""
     limit = run.trainer.limit_train_batches
-    limited_to = None if limit == 1.0 else f"{limit} (blocks of {run.data.steps_per_block} SGD steps)"
+    limited_to = (
+        None if isinstance(limit, float) and limit == 1.0 else f"{limit} (blocks of {run.data.steps_per_block} SGD steps)"
+    )
     return {
         "precision": str(run.trainer.precision),
         "test_every_epoch": run.record.test_every_epoch,
         "limit_train_batches": limited_to,
     }
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    """What may change the bits of the result, but not its sense, as plain values."""
+    device = run.trainer.strategy.root_device.type
+    where = {"threads": torch.get_num_threads(), "device": device, "processor": machine()["cpu"]}
+    return {"engine": run.model.engine, **where, **versions()}
 
 
 def _claim(run: Run, named: str | None) -> RunFolder:
@@ -162,6 +178,6 @@ def _make_ready(run: Run, folder: RunFolder, start: Path | None) -> None:
         print(f"going on with {source} after {checkpoint['global_step']} SGD steps")
         for newer in list_checkpoints(folder.path):
             if newer > folder.checkpoint_path(checkpoint["global_step"]):
-                newer.unlink()  # damaged, or it would have been the one to go on with
+                newer.unlink()  # damaged, or given up by naming an older one
     folder.write_config(run.config)
     rewind_events(source, folder.path, event_sizes)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from lit_mnist.checkpoint import list_checkpoints
 from lit_mnist.durable import is_part, remove_parts, write_durably
 
 Config = dict[str, Any]
@@ -44,7 +45,7 @@ class RunFolder:
     @property
     def is_foreign(self) -> bool:
         """Something else than a run of ours wrote files here that a run would overwrite or remove."""
-        ours = self.config is not None or any(self.path.glob("checkpoints/step=*.ckpt"))
+        ours = self.config is not None or bool(list_checkpoints(self.path))
         return not ours and (self.config_path.exists() or any(self.path.glob("events.out.tfevents.*")))
 
     @property

@@ -120,7 +120,7 @@ def test_a_checkpoint_that_no_run_saved_is_refused(
 
 @pytest.mark.parametrize(
     ("keys", "value", "name"),
-    [(("threads",), 7, "threads is 1, but the run was begun with 7"), (("versions", "torch"), "1.0", "with 1.0")],
+    [(("environment", "threads"), 7, "threads is 1, but the run was begun with 7"), (("environment", "torch"), "1.0", "with 1.0")],
 )
 def test_other_threads_or_versions_are_said_and_the_run_goes_on(
     keys: tuple[str, ...],

@@ -1,0 +1,43 @@
+"""The commands validate and test measure what the run measured, on every image, in its precision."""
+
+from pathlib import Path
+
+import pytest
+from remains import result_of
+
+from lit_mnist.cli import main
+
+SMALL = ("--model.hidden", "[64,32]", "--data.train_size", "3000", "--data.val_size", "500", "--trainer.max_epochs", "2")
+
+
+@pytest.fixture(scope="module", params=["32-true", "64-true", "bf16-true", "bf16-mixed"])
+def run(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    options = ["--threads", "1", "--trainer.precision", request.param, "--run_dir", str(folder)]
+    assert main(["fit", "--config", "lr0.1", *SMALL, *options]) == 0
+    return folder
+
+
+def test_test_prints_the_accuracy_of_the_run_and_draws_its_mistakes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    printed = capsys.readouterr()
+    assert f"test/accuracy  {100 * result_of(run)['test_accuracy']:.2f} %" in printed.out
+    assert (run / "confusion.png").exists()
+    assert (run / "mistakes.png").exists()
+
+
+def test_validate_prints_the_runs_last_validation_and_nothing_else(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--ckpt_path", str(run)]) == 0
+    result = result_of(run)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["val/accuracy", f"{100 * result['val_accuracy_by_epoch'][-1]:.2f}", "%"],
+        ["val/loss", f"{result['val_loss_by_epoch'][-1]:.4f}"],
+    ]
+
+
+@pytest.mark.parametrize("limit", ["0.1", "0", "1"])
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_a_part_of_the_images_is_not_measured(command: str, limit: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option = {"test": "--trainer.limit_test_batches", "validate": "--trainer.limit_val_batches"}[command]
+    assert main([command, "--ckpt_path", str(run), option, limit]) == 2
+    assert "every image" in capsys.readouterr().err
