@@ -12,7 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lit_mnist.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.durable import write_durably
-from lit_mnist.event_log import EventLog, rewind_events
+from lit_mnist.event_log import EventLog, event_files, rewind_events
 from lit_mnist.lit_mlp import Diverged, LitMLP
 from lit_mnist.processes import Processes
 from lit_mnist.provenance import machine, versions
@@ -67,17 +67,17 @@ def train(run: Run) -> Config:
     run.data.check_devices(run.trainer.world_size)
     with ExitStack() as leaving, Processes(run.trainer, run.arguments) as processes:
         folder, start = processes.begin(lambda: _plan(run, leaving))
-        before = folder.config_path.read_bytes() if folder.config_path.exists() else b""
+        before = {path: path.read_bytes() for path in (folder.config_path, *event_files(folder.path)) if path.exists()}
         try:
             diverged = _fit(run, folder, start)
             return finish(run, folder, diverged)
         except (ValueError, MisconfigurationException, RuntimeError) as mistake:
             if isinstance(mistake, RuntimeError) and "conditioned on metric" not in str(mistake):
                 raise  # what EarlyStopping says of a metric that nobody logs is the only one that is the user's
-            if run.trainer.is_global_zero and before:
-                write_durably(folder.config_path, before)
-            elif run.trainer.is_global_zero and not list_checkpoints(folder.path):
+            if run.trainer.is_global_zero and (before or not list_checkpoints(folder.path)):
                 folder.clear()
+                for path, content in before.items():
+                    write_durably(path, content)
             raise ValueError(" ".join(str(mistake).split())) from None
 
 

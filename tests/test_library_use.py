@@ -30,7 +30,8 @@ def data(batch_size: int = 32, val_size: int = 0) -> MNISTDataModule:
 
 
 def network(**options: Any) -> LitMLP:
-    return LitMLP(**({"hidden": (64, 32), "seed": 1} | options))
+    defaults: dict[str, Any] = {"hidden": (64, 32), "seed": 1}
+    return LitMLP(**(defaults | options))
 
 
 def weights(model: LitMLP) -> str:

@@ -1,5 +1,6 @@
 """Runs killed at any moment and continued by the same command end exactly as if nothing had happened."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,32 @@ def test_the_comparison_sees_a_batch_loss_forgotten(undisturbed: Path, interrupt
     found = difference(undisturbed, interrupted / "run")
     assert "train_loss_by_epoch" in found
     assert "weights_sha256" not in found
+
+
+ENDINGS = {
+    "by a callback": (
+        *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss"),
+        *("--trainer.callbacks.mode=max", "--trainer.callbacks.stopping_threshold=0.1"),
+    ),
+    "by a limit": ("--trainer.limit_train_batches", "3"),
+    "by a number of steps": ("--trainer.max_steps", "100"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_train(ending: str, root: Path, tmp_path: Path) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    finish(undisturbed, *ENDINGS[ending])
+    assert Victim(*EXPERIMENT.options, *ENDINGS[ending], folder=killed, moment=Moment("result", "_measure")).wait() == -9
+    finish(killed, *ENDINGS[ending])
+    assert difference(undisturbed / "run", killed / "run") == ""
+    assert result_of(killed / "run")["epochs"] < 4
+
+
+def test_a_checkout_without_git_is_no_reason_to_lose_a_result(root: Path, tmp_path: Path) -> None:
+    victim = Victim(*EXPERIMENT.options, folder=tmp_path, environment={"PATH": str(tmp_path)})
+    assert victim.wait() == 0, victim.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["commit"] is None
 
 
 @pytest.mark.parametrize("change", ["dropped", "altered"])

@@ -1,11 +1,13 @@
 """A resume that would change the experiment is refused with both values, before anything on the disk has changed."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kills import Experiment
+from kills import Experiment, difference
 from victim import Moment, Victim
 
 from lit_mnist.checkpoint import find_checkpoint, read_checkpoint
@@ -120,7 +122,10 @@ def test_a_checkpoint_that_no_run_saved_is_refused(
 
 @pytest.mark.parametrize(
     ("keys", "value", "name"),
-    [(("environment", "threads"), 7, "threads is 1, but the run was begun with 7"), (("environment", "torch"), "1.0", "with 1.0")],
+    [
+        (("environment", "threads"), 7, "threads is 1, but the run was begun with 7"),
+        (("environment", "torch"), "1.0", "with 1.0"),
+    ],
 )
 def test_other_threads_or_versions_are_said_and_the_run_goes_on(
     keys: tuple[str, ...],
@@ -137,3 +142,48 @@ def test_other_threads_or_versions_are_said_and_the_run_goes_on(
     assert complaint.endswith(": its bits may differ from those of an uninterrupted run.\n")
     assert complaint.count("\n") == 1
     assert (workplace / "other" / "result.json").exists()
+
+
+def test_a_change_of_what_may_change_bits_is_in_the_record(interrupted: Path, workplace: Path) -> None:
+    assert main(altered(interrupted, workplace, "callbacks", "RunRecord", "environment", "engine", value="fast")) == 0
+    changes = json.loads((workplace / "other" / "result.json").read_text())["changes"]
+    assert changes == ["engine is exact, but the run was begun with fast"]
+
+
+def test_a_checkpoint_saved_before_its_epoch_was_recorded_is_refused(
+    interrupted: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = altered(interrupted, workplace, "callbacks", "RunRecord", "history", "train_loss_by_epoch", value=[])
+    assert main(options) == 2
+    assert "was saved after 1 epochs, 0 of which are in its record" in capsys.readouterr().err
+    assert not (workplace / "other").exists()
+
+
+def test_what_the_trainer_refuses_late_leaves_the_unfinished_run_as_it_was(
+    interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shutil.copytree(interrupted, tmp_path / "copy"))
+    before = files(Path("run"))
+    assert main([*EXPERIMENT.options, "--trainer.val_check_interval", "1000"]) == 2
+    assert "val_check_interval" in capsys.readouterr().err
+    assert {name: content for name, (content, _) in files(Path("run")).items()} == {
+        name: content for name, (content, _) in before.items()
+    }
+
+
+def test_one_batch_is_another_limit_than_all(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(interrupted)
+    before = files(interrupted)
+    assert main([*EXPERIMENT.options, "--trainer.limit_train_batches", "1"]) == 2
+    assert files(interrupted) == before
+
+
+def test_the_same_folder_spelt_otherwise_is_the_same_folder(interrupted: Path, tmp_path: Path) -> None:
+    folders = [Path(shutil.copytree(interrupted, tmp_path / name)) for name in ("relative", "absolute")]
+    for folder in folders:
+        file = find_checkpoint(folder / "run")
+        spelt = file if folder.name == "absolute" else file.relative_to(folder)
+        victim = Victim(*EXPERIMENT.options, "--ckpt_path", str(spelt), folder=folder)
+        assert victim.wait() == 0, victim.stderr
+        assert victim.stderr == ""
+    assert difference(folders[0] / "run", folders[1] / "run") == ""
