@@ -7,9 +7,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_mnist import fast_engine
 from lit_mnist.dataset import load
 from lit_mnist.fast_engine import FastEngine
 from lit_mnist.mlp import MLP
+from lit_mnist.products import OneDnnProducts, TorchProducts
+
+
+@pytest.fixture(params=[TorchProducts, OneDnnProducts])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of product in turn, in float32, whatever this machine would choose."""
+    try:
+        forced = request.param()
+    except (AttributeError, RuntimeError):
+        pytest.skip("this build of torch does not offer oneDNN's products")
+    other = TorchProducts()
+    monkeypatch.setattr(fast_engine, "products_for", lambda tensor: forced if tensor.dtype == torch.float32 else other)
 
 
 def synthetic(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -44,6 +57,7 @@ def farthest(one: nn.Module, other: nn.Module) -> float:
 
 
 # In float32 a neuron within rounding of 0 may be on in one run and off in the other: hence the last line.
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("batch_size", [1, 8, 32, 128])
 @pytest.mark.parametrize(
     ("hidden", "dtype", "weight_tolerance", "loss_tolerance"),
@@ -91,6 +105,7 @@ def test_each_parameter_moves_by_minus_lr_times_its_autograd_gradient() -> None:
         torch.testing.assert_close((start - after.detach()) / 0.25, twin.grad, rtol=0, atol=1e-14)
 
 
+@pytest.mark.usefixtures("products")
 def test_20_epochs_of_mnist_end_in_the_accuracy_of_autograd_within_seed_noise(root: Path) -> None:
     pictures, classes = load("MNIST", root, "train")
     images, labels = pictures[:3000].flatten(1).float() / 255, classes[:3000]
@@ -109,12 +124,33 @@ def test_20_epochs_of_mnist_end_in_the_accuracy_of_autograd_within_seed_noise(ro
     assert abs(by_autograd - by_engine) < 0.005  # five seeds spread over 0.0024
 
 
+@pytest.mark.usefixtures("products")
 def test_the_same_inputs_give_the_same_bits() -> None:
     one, other = twins((512, 256), torch.float32)
     images, labels = synthetic(1000, torch.float32)
     for mlp in (one, other):
         list(FastEngine(mlp, 0.1).train(images, labels, 8))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("batch_size", [8, 32, 128])
+def test_stopped_at_a_yield_and_continued_gives_the_bits_of_not_stopping(batch_size: int) -> None:
+    one, other = twins((512, 256), torch.float32)
+    images, labels = synthetic(2500, torch.float32)
+    images *= torch.rand(images.shape) < 0.01  # so that some pixels are black in one span and not in the next
+    list(FastEngine(one, 0.1).train(images, labels, batch_size))
+    done = len(next(FastEngine(other, 0.1).train(images, labels, batch_size))) * batch_size
+    list(FastEngine(other, 0.1).train(images[done:], labels[done:], batch_size))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_what_is_yielded_can_be_used_with_autograd() -> None:
+    mlp, _ = twins((16,), torch.float32)
+    images, labels = synthetic(100, torch.float32)
+    (losses,) = FastEngine(mlp, 0.1).train(images, labels, 32)
+    assert not losses.is_inference()
+    mlp(images).sum().backward()
 
 
 def test_stopped_between_yields_the_weights_hold_exactly_the_steps_reported() -> None:
