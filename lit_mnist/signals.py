@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: at once where nothing can be lost, at the next SGD step while a run is training."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -35,12 +36,25 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def stop_at_once() -> None:
-    """From now on a signal raises `Stopped` wherever the program is."""
+    """From now on a signal raises `Stopped` wherever the program is; within an import it ends the process.
 
-    def handle(signal_number: int, _: FrameType | None) -> None:
+    An exception cannot get through every import: torch catches it in that of numpy, and goes on with half of it.
+    """
+
+    def handle(signal_number: int, frame: FrameType | None) -> None:
+        if _is_importing(frame):
+            os._exit(128 + signal_number)
         raise Stopped(signal_number)
 
     _install(handle)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def stop_through(request: Callable[[int], None]) -> None:

@@ -124,3 +124,30 @@ def test_a_signal_during_the_start_of_the_program_ends_it_without_a_traceback(
     assert "Traceback" not in errors
     assert "Exception" not in errors
     assert not list(tmp_path.rglob("*.json"))
+
+
+SIGNALLED_WHILE_IMPORTING = """
+import os, signal, sys
+from lit_mnist.cli import main
+
+class Moment:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Moment())
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy.exceptions", "numpy.dtypes", "torch._C", "pytorch_lightning", "lit_mnist.fit"])
+def test_a_signal_within_an_import_ends_the_program_with_its_code_and_without_a_word(module: str, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_WHILE_IMPORTING, module, *LONG],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (143, "", "")
+    assert not list(tmp_path.rglob("*.json"))
