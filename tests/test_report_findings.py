@@ -84,7 +84,7 @@ def test_runs_that_do_not_reach_a_loss_are_not_left_out_of_a_test_of_how_soon_it
 
 
 def test_the_power_is_that_of_the_paired_tests_which_there_are(tmp_path: Path) -> None:
-    write_study(tmp_path, seeds=6)  # two of lr1's runs are trained: they have partners, and are compared in pairs
+    write_study(tmp_path, seeds=6)  # two of lr1's runs are trained: too few to have the seeds of the others
     for seed in range(7, 12):
         losses = [2.0 / epoch + seed / 1000 for epoch in range(1, 21)]
         write_run(tmp_path / f"lr1/seed_{seed}", "lr1", seed, losses, lr=1.0)

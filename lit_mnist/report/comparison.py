@@ -128,7 +128,7 @@ def _compare(lower: Configuration, higher: Configuration, quantity: Quantity | N
         return Comparison(lower, higher, quantity, None, None)
     common = sorted(below.keys() & above.keys())
     # settled by which seeds there are, not by their values
-    if len(common) > 1 and len(common) == min(len(below), len(above)):
+    if len(common) > 1 and len(common) == max(len(below), len(above)):
         pairs = [above[seed] for seed in common], [below[seed] for seed in common]
         difference = paired_difference(*pairs, quantity.resolution)
     elif min(len(below), len(above)) > 1:

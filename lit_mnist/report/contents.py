@@ -44,9 +44,9 @@ METHODS = [
     "for shares; each is by itself, not corrected for the number of them.",
     "Means are arithmetic. Ratios (“times”) are of geometric means, since losses and seconds are compared by their logarithms; "
     "where values spread far, they differ from the ratio of the arithmetic means beside them.",
-    "Runs with the same seed start from the same weights. Two configurations are compared by a paired t test over their "
-    "common seeds where all trained runs of the smaller one have a partner, else by Welch's t test on all trained runs; "
-    "shares of failed runs by Fisher's exact test. Comparisons of trained runs say nothing about the runs that failed.",
+    "Runs with the same seed start from the same weights. Two configurations whose trained runs have the same seeds are "
+    "compared by a paired t test, others by Welch's t test, so that every trained run counts; shares of failed runs by "
+    "Fisher's exact test. Comparisons of trained runs say nothing about the runs that failed.",
     "Values that come in whole steps (epochs, single test images) are not believed to scatter less than their rounding. "
     "Others that do not scatter at all are not tested.",
     f"The training loss of the first {EARLY_IMAGES:,} images is that of the SGD steps which see these alone.",

@@ -14,6 +14,7 @@ from lit_mnist.report.configuration import Configuration, Ladder
 from lit_mnist.report.document import Figure
 from lit_mnist.report.drawing import WIDTH, Palette, margins, style, text_width, to_svg
 
+LEFT = 0.85  # inches; losses are written out, down to 0.00001
 PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 
 Array = NDArray[np.float64]
@@ -23,7 +24,7 @@ def draw_learning_rates(ladder: Ladder, palette: Palette, name: str) -> Figure:
     """(b) All rungs of a ladder of learning rates on one logarithmic scale."""
     with style():
         canvas = Canvas(figsize=(WIDTH, 3.7))
-        margins(canvas, right=0.6 + text_width(rung.name for rung in ladder.rungs))
+        margins(canvas, left=LEFT, right=min(WIDTH - LEFT - 1, 0.6 + text_width(rung.name for rung in ladder.rungs)))
         axes = canvas.subplots()
         for rung in ladder.rungs:
             _curve(axes, rung, palette, lambda epochs, _: epochs)
@@ -52,7 +53,7 @@ def draw_batch_sizes(ladder: Ladder, palette: Palette, name: str) -> Figure:
         columns = max(1, int((WIDTH - 0.8) / (0.6 + text_width(rung.name for rung in ladder.rungs))))
         lines = math.ceil(len(ladder.rungs) / columns)
         canvas = Canvas(figsize=(WIDTH, 5.3 + 0.2 * lines))
-        margins(canvas, right=0.36, top=0.2 + 0.2 * lines, between=(0.25, 0.55), panels=(2, 2))
+        margins(canvas, left=LEFT, right=0.36, top=0.2 + 0.2 * lines, between=(0.25, 0.55), panels=(2, 2))
         panels = canvas.subplots(2, 2, sharey=True)
         for axes, (label, scale) in zip(panels.ravel(), scales, strict=True):
             for rung in ladder.rungs:
@@ -97,7 +98,7 @@ def _log_scale(axes: Axes) -> None:
 
 def _log_ticks(axis: Axis, low: float, high: float) -> None:
     """Plain numbers; between the powers of ten too, where there are few of them."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 30 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
     axis.set_major_formatter(PLAIN)
     axis.set_minor_locator(NullLocator())
 
