@@ -124,7 +124,7 @@ def parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--images", type=int, default=EPOCH_IMAGES, help="of an epoch; figures are scaled up")
     parser.add_argument("--repeats", type=int, default=3, help="rounds in which each contender has its turn")
-    parser.add_argument("--epochs", type=int, default=1, help="epochs per turn of lit_mnist, after the first")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs per turn of lit_mnist, after the first")
     parser.add_argument("--whole", type=int, default=20, help="epochs of the whole-command row; 0 for none")
     parser.add_argument("--start_up", type=int, default=3, help="repeats of the start-up rows; 0 for none")
     parser.add_argument("--json", type=Path, default=Path("speed.json"), help="where the figures go")
