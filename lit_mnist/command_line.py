@@ -43,7 +43,7 @@ NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 
 
 class CommandLine(LightningCLI):
-    """Parses fit, validate and test and makes the objects they name; what is done with them is in `lit_mnist.run`.
+    """Parses fit, validate and test and makes the objects they name; what is done with them is in `lit_mnist.training`.
 
     Args:
         command: fit, validate or test.
@@ -167,7 +167,7 @@ class CommandLine(LightningCLI):
             raise ValueError(f"the Trainer refuses: {' '.join(str(mistake).split())}") from None
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing yet: the commands below go on with what was made."""
+        """Nothing yet: the commands go on with what was made."""
 
 
 def _as_list(value: Any) -> list[Any]:

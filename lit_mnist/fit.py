@@ -11,8 +11,9 @@ from lit_mnist.data import MNISTDataModule
 from lit_mnist.evaluation import evaluate_run
 from lit_mnist.lit_mlp import Diverged, LitMLP
 from lit_mnist.processes import RefusedError
-from lit_mnist.run import Run, train
+from lit_mnist.run import Run
 from lit_mnist.signals import Stopped
+from lit_mnist.training import train
 
 
 def fit(options: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,16 +13,14 @@ from lit_mnist.lit_mlp import Diverged
 from lit_mnist.outcome import judge
 from lit_mnist.provenance import commit, machine, versions, weights_sha256
 from lit_mnist.record import now
+from lit_mnist.run import Run
 from lit_mnist.run_folder import Config, RunFolder
-
-if TYPE_CHECKING:
-    from lit_mnist.run import Run
 
 RESULT_FORMAT = 1
 RESULT_TAGS = ("train/loss", "train/accuracy", "test/accuracy")
 
 
-def finish(run: "Run", folder: RunFolder, diverged: Diverged | None) -> Config:
+def finish(run: Run, folder: RunFolder, diverged: Diverged | None) -> Config:
     """Measures the trained network exactly, logs it, and writes `result.json` as the last act.
 
     Args:
@@ -46,7 +44,7 @@ def finish(run: "Run", folder: RunFolder, diverged: Diverged | None) -> Config:
     return result
 
 
-def _measure(run: "Run") -> dict[str, float]:
+def _measure(run: Run) -> dict[str, float]:
     run.model.to(run.trainer.strategy.root_device)  # the Trainer leaves it on the CPU
     train = run.model.evaluate(run.data.train_evaluation_dataloader())
     test = run.model.evaluate(run.data.test_dataloader())
@@ -58,7 +56,7 @@ def _measure(run: "Run") -> dict[str, float]:
     }
 
 
-def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -> Config:
+def _result(run: Run, diverged: Diverged | None, measured: dict[str, float]) -> Config:
     history = run.record.history
     losses = history.train_loss_by_epoch
     if diverged:
@@ -112,7 +110,7 @@ def _result(run: "Run", diverged: Diverged | None, measured: dict[str, float]) -
     }
 
 
-def _loader(run: "Run") -> BlockLoader:
+def _loader(run: Run) -> BlockLoader:
     loader = run.trainer.train_dataloader
     assert isinstance(loader, BlockLoader)
     loader.limit_blocks(int(run.trainer.num_training_batches))  # not done yet where there was nothing left to train
@@ -123,7 +121,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _log(run: "Run", result: Config) -> None:
+def _log(run: Run, result: Config) -> None:
     events = run.record.events
     if events is None:
         return

@@ -2,15 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lit_mnist.checkpoint import load_mlp, read_checkpoint
-
-if TYPE_CHECKING:
-    from lit_mnist.run import Run
+from lit_mnist.run import Run
 
 
-def check_same_experiment(run: "Run", start: Path) -> list[str]:
+def check_same_experiment(run: Run, start: Path) -> list[str]:
     """Compares a run with the one that saved a checkpoint.
 
     Args:
@@ -53,7 +51,7 @@ def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {value}, but the run to continue was trained with {then[name]}.")
 
 
-def _check_end(run: "Run", steps: int, steps_per_epoch: int) -> None:
+def _check_end(run: Run, steps: int, steps_per_epoch: int) -> None:
     """The run may be made longer, but not shorter than it is."""
     for name, limit, done in (
         ("max_epochs", run.trainer.max_epochs, steps / steps_per_epoch),

@@ -16,10 +16,12 @@ PACKAGE = REPOSITORY / "lit_mnist"
 
 # each may import those before it and none after it
 LAYERS = (
-    {"command", "config", "signals", "durable", "mlp", "idx", "block", "outcome", "processes", "fast_engine", "curves"},
-    {"catalogue", "publication", "dataset", "position"},
-    {"data", "lit_mlp"},
-    {"record", "result", "run"},
+    {"command", "config", "signals", "durable", "mlp", "idx", "block", "outcome", "processes", "products", "curves"},
+    {"catalogue", "publication", "dataset", "position", "checkpoint", "fast_engine"},
+    {"data", "lit_mlp", "run_folder"},
+    {"record", "run"},
+    {"result", "same_experiment"},
+    {"training"},
     {"options", "command_line", "evaluation", "fit"},
     {"cli"},
 )

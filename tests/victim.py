@@ -13,7 +13,7 @@ from typing import Any
 
 # A clean server, without the threads and handlers of the test runner, from which forked children are like new processes.
 SERVER: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-SERVER.set_forkserver_preload(["lit_mnist.fit", "lit_mnist.run", "torch.utils.tensorboard", "matplotlib.figure"])
+SERVER.set_forkserver_preload(["lit_mnist.fit", "torch.utils.tensorboard", "matplotlib.figure"])
 PATIENCE = 240  # seconds for anything that takes a few of them; CI machines are slow and shared
 
 
