@@ -90,7 +90,7 @@ def test_a_checkpoint_saved_because_of_an_exception_counts_the_steps_that_its_we
 
 
 def test_numpys_numbers_are_saved_as_plain_ones(root: Path, tmp_path: Path) -> None:
-    model = LitMLP(lr=np.logspace(-2, -1, 2)[1], hidden=list(np.array([16, 8])), seed=np.int64(3))  # type: ignore[arg-type]
+    model = LitMLP(lr=np.float64(0.1), hidden=list(np.array([16, 8])), seed=np.int64(3))  # type: ignore[arg-type]
     module = MNISTDataModule(np.int64(32), train_size=np.int64(320), val_size=np.int64(64))  # type: ignore[arg-type]
     trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
     trainer.fit(model, datamodule=module)
