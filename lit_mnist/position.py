@@ -36,9 +36,7 @@ def validation_follows(trainer: pl.Trainer) -> bool:
     loader, fetcher = trainer.train_dataloader, trainer.fit_loop._data_fetcher
     assert isinstance(loader, BlockLoader)
     assert fetcher is not None
-    left_half_drawn = trainer.global_step % loader.steps_per_epoch % loader.steps_per_block > 0 and not epoch_is_complete(
-        trainer
-    )
+    left_half_drawn = trainer.global_step % loader.steps_per_epoch % loader.steps_per_block > 0  # not so at an epoch's end
     return not left_half_drawn and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
 
