@@ -138,7 +138,9 @@ def test_a_run_of_several_devices_is_tested_on_one(
 def test_only_the_first_process_speaks_and_writes(trained: dict[int, Crew], devices: int) -> None:
     crew = trained[devices]
     assert crew.complaints == [""] * devices
-    assert [bool(member.stdout) for member in crew.members] == [True] + [False] * (devices - 1)
+    # torch 2.10 prints a line with "[Gloo]" wherever processes meet
+    said = [[line for line in member.stdout.splitlines() if "[Gloo]" not in line] for member in crew.members]
+    assert [bool(lines) for lines in said] == [True] + [False] * (devices - 1)
     assert crew.members[0].stdout.count("test accuracy  ") == 1
     left = sorted(path.name for path in crew.run.parent.rglob("*") if path.is_file() and path.parent != crew.run)
     kept = [path.name for path in list_checkpoints(crew.run)]

@@ -1,6 +1,7 @@
 """The fast engine is the same SGD as autograd and `torch.optim.SGD`, to rounding."""
 
 import copy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(fast_engine, "products_for", lambda tensor: forced if tensor.dtype == torch.float32 else other)
 
 
-def synthetic(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def synthetic(count: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Images (count, 784) with most pixels black, as in MNIST, and labels that can be learnt from them."""
     draw = torch.Generator().manual_seed(7)
     images = torch.rand(count, 784, generator=draw, dtype=dtype)
@@ -56,31 +57,49 @@ def farthest(one: nn.Module, other: nn.Module) -> float:
     return max((a - b).abs().max().item() for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-# In float32 a neuron within rounding of 0 may be on in one run and off in the other: hence the last line.
+def distance_from_switching(mlp: MLP, images: Tensor) -> Tensor:
+    """How near each image (N, 784) brings a hidden neuron to 0, before its ReLU: (N,)."""
+    activation, nearest = images, torch.full((len(images),), torch.inf, dtype=images.dtype)
+    for layer in list(mlp.layers)[:-1]:
+        before = layer(activation)
+        nearest, activation = nearest.minimum(before.abs().amin(1)), before.relu()
+    return nearest
+
+
+@cache
+def without_switching(hidden: tuple[int, ...], batch_size: int) -> tuple[Tensor, Tensor]:
+    """200 batches that bring no neuron so near to 0, while they train the first twin, that rounding could switch it.
+
+    A neuron that is on in one run and off in the other moves their float32 weights apart by up to 3e-3: with the same
+    code, and only on some processors.
+    """
+    mlp = twins(hidden, torch.float32)[0].double()
+    candidates = 2 * batch_size + 6
+    chosen = []
+    for images, labels in zip(*(torch.split(one, candidates) for one in synthetic(200 * candidates)), strict=True):
+        with torch.no_grad():
+            clear = distance_from_switching(mlp, images.double()) > 2e-5
+        batch, classes = images[clear][:batch_size], labels[clear][:batch_size]
+        reference(mlp, 0.1, batch.double(), classes, batch_size)
+        chosen.append((batch, classes))
+    return torch.cat([batch for batch, _ in chosen]), torch.cat([classes for _, classes in chosen])
+
+
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("batch_size", [1, 8, 32, 128])
-@pytest.mark.parametrize(
-    ("hidden", "dtype", "weight_tolerance", "loss_tolerance"),
-    [
-        ((64, 32), torch.float64, 1e-13, 1e-13),
-        ((64, 32), torch.float32, 1e-5, 5e-6),
-        ((512, 256), torch.float32, 2e-3, 2e-3),
-    ],
-)
+@pytest.mark.parametrize("hidden", [(64, 32), (512, 256)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 5e-6)])
 def test_200_steps_equal_autograd_with_torch_sgd(
-    batch_size: int,
-    hidden: tuple[int, ...],
-    dtype: torch.dtype,
-    weight_tolerance: float,
-    loss_tolerance: float,
+    batch_size: int, hidden: tuple[int, ...], dtype: torch.dtype, tolerance: float
 ) -> None:
-    expected, trained = twins(hidden, dtype)
-    images, labels = synthetic(200 * batch_size, dtype)
+    images, labels = without_switching(hidden, batch_size)
+    images = images.to(dtype)
+    expected, trained = (mlp.to(dtype) for mlp in twins(hidden, torch.float32))
     expected_losses = torch.stack(reference(expected, 0.1, images, labels, batch_size))
     losses = torch.cat(list(FastEngine(trained, 0.1).train(images, labels, batch_size)))
     assert losses.shape == (200,)
-    assert (losses - expected_losses).abs().max() <= loss_tolerance
-    assert farthest(expected, trained) <= weight_tolerance
+    assert (losses - expected_losses).abs().max() <= tolerance
+    assert farthest(expected, trained) <= tolerance
 
 
 @pytest.mark.parametrize("hidden", [(), (16,), (512, 256), (7, 5, 3)])

@@ -9,7 +9,8 @@ from victim import Victim
 
 from lit_mnist.event_log import EventLog
 
-EXPERIMENT = Experiment(batch_size=128, val_size=0)
+# Two seconds between the first point of a curve and the last one, so that a disturbance comes in time on a busy machine.
+OPTIONS = (*Experiment(batch_size=8, val_size=0).options, "--trainer.max_epochs", "12")
 FULL = Path("/dev/full")  # a file that can be opened, and not written to
 
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
@@ -18,7 +19,8 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
 @pytest.fixture(scope="module")
 def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    EXPERIMENT.undisturbed(folder)
+    victim = Victim(*OPTIONS, folder=folder)
+    assert victim.wait() == 0, victim.stderr
     return folder / "run"
 
 
@@ -26,7 +28,7 @@ def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_event_file_that_cannot_be_written_any_more_is_one_sentence_and_the_same_result(
     undisturbed: Path, tmp_path: Path
 ) -> None:
-    victim = Victim(*EXPERIMENT.options, folder=tmp_path)
+    victim = Victim(*OPTIONS, folder=tmp_path)
     assert victim.wait_until(lambda: any((tmp_path / "run").glob("events.out.tfevents.*")))
     (events,) = (tmp_path / "run").glob("events.out.tfevents.*")
     (tmp_path / "run" / "full").symlink_to(FULL)
@@ -43,7 +45,7 @@ def test_a_picture_that_cannot_be_written_is_one_sentence_and_the_same_result(
 ) -> None:
     (tmp_path / "run" / "loss.png").mkdir(parents=True)
     environment = {"MPLCONFIGDIR": matplotlib_folder} if matplotlib_folder else {}
-    victim = Victim(*EXPERIMENT.options, folder=tmp_path, environment=environment)
+    victim = Victim(*OPTIONS, folder=tmp_path, environment=environment)
     assert victim.wait() == 0
     assert victim.stderr.splitlines()[-1].startswith("lit_mnist: loss.png could not be drawn (")
     assert "Traceback" not in victim.stderr
@@ -67,7 +69,7 @@ def test_files_of_something_else_are_neither_overwritten_nor_removed(undisturbed
         folder = tmp_path / name
         (folder / "run").mkdir(parents=True)
         (folder / "run" / name).write_text("port: 8080\n")
-        victim = Victim(*EXPERIMENT.options, folder=folder)
+        victim = Victim(*OPTIONS, folder=folder)
         assert victim.wait() == 2
         assert victim.stderr == "lit_mnist: run holds the files of something else; choose another --run_dir.\n"
         assert (folder / "run" / name).read_text() == "port: 8080\n"
