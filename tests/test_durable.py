@@ -1,6 +1,5 @@
 """Files that are whole or absent, whatever happens while they are written: kills, full disks, read-only folders."""
 
-import os
 import resource
 import shutil
 import signal
@@ -15,11 +14,9 @@ import pytest
 from victim import Moment, Victim
 
 from lit_mnist.checkpoint import list_checkpoints, read_checkpoint
-from lit_mnist.dataset import prepare
 from lit_mnist.durable import is_part, remove_parts, write_durably
 
 OLD, NEW = b"old" * 10_000, b"new" * 20_000
-SOMEBODY = 65534  # a user whom the permission bits concern, unlike root
 TRAIN = (
     *("fit", "--config", "lr0.1", "--run_dir", "run", "--trainer.max_epochs", "4", "--test_every_epoch", "false"),
     *("--model.hidden", "[64,32]", "--data.train_size", "6000", "--data.steps_per_block", "8"),
@@ -131,39 +128,20 @@ def read_checkpoint_step(path: Path) -> int:
     return int(path.stem.removeprefix("step="))
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder, with the data in it, that every user may enter, and the one below belongs to the test's."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    prepare("MNIST", folder / "data")
-    (folder / "work").mkdir()
-    if os.getuid() == 0:
-        os.chown(folder / "work", SOMEBODY, SOMEBODY)
-    yield folder
-    shutil.rmtree(folder)
-
-
 @linux_only
 def test_a_folder_that_became_read_only_ends_a_run_with_one_sentence_and_the_checkpoint_before_is_gone_on_with(
-    open_folder: Path,
+    root: Path, tmp_path: Path
 ) -> None:
-    work = open_folder / "work"
-    user = SOMEBODY if os.getuid() == 0 else None
-    options = (*TRAIN, "--data.root", str(open_folder / "data"))
-    for name in ("stdout", "stderr"):
-        (work / name).touch()
-        (work / name).chmod(0o666)
-    victim = Victim(*options, folder=work, user=user)
-    assert victim.wait_until(lambda: len(trained(work)) > 1), victim.stderr
-    (work / "run" / "checkpoints").chmod(0o555)
+    victim = Victim(*TRAIN, folder=tmp_path)
+    assert victim.wait_until(lambda: len(trained(tmp_path)) > 1), victim.stderr
+    (tmp_path / "run" / "checkpoints").chmod(0o555)
     assert victim.wait() == 2
     assert victim.stderr.startswith("lit_mnist: run/checkpoints/step=")
     assert victim.stderr.endswith(".ckpt: Permission denied.\n")
     assert victim.stderr.count("\n") == 1
-    saved = trained(work)
+    saved = trained(tmp_path)
     assert all(read_checkpoint(path) for path in saved)
-    (work / "run" / "checkpoints").chmod(0o755)
-    again = Victim(*options, folder=work, user=user)
+    (tmp_path / "run" / "checkpoints").chmod(0o755)
+    again = Victim(*TRAIN, folder=tmp_path)
     assert again.wait() == 0, again.stderr
     assert f"after {read_checkpoint_step(saved[0])} SGD steps" in again.stdout

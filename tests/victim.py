@@ -1,5 +1,6 @@
 """Processes to be killed: each forked from a server that has imported the package already, so that none waits for that."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -68,22 +69,30 @@ def command(*options: str) -> int:
     return main(list(options))
 
 
+def _heed_permissions() -> None:
+    """On Linux, makes root heed the permission bits of files, as anybody else has to."""
+    if sys.platform != "linux":
+        return
+    # see capset(2): version 3 and this process; effective, permitted and inheritable capabilities, 1-32 and 33-64
+    header, held = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None)
+    assert libc.capget(header, held) == 0
+    held[0] &= ~0b110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    assert libc.capset(header, held) == 0
+
+
 def _live(
     act: Callable[..., int],
     arguments: tuple[Any, ...],
     folder: Path,
     environment: Mapping[str, str],
     moment: Moment | None,
-    user: int | None,
 ) -> None:
     os.chdir(folder)
     os.environ.update(environment)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-    if user is not None:
-        os.setgroups([])
-        os.setgid(user)
-        os.setuid(user)
+    _heed_permissions()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if moment:
         moment.watch()
@@ -99,7 +108,6 @@ class Victim:
         act: What it does; its result is the exit code.
         environment: Added to the environment.
         moment: When it kills itself.
-        user: Whose rights it has from the start; None: those of the tests.
     """
 
     def __init__(
@@ -109,12 +117,11 @@ class Victim:
         act: Callable[..., int] = command,
         environment: Mapping[str, str] | None = None,
         moment: Moment | None = None,
-        user: int | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._printed = len(self._text("stdout")), len(self._text("stderr"))
-        self._process = SERVER.Process(target=_live, args=(act, arguments, folder, environment or {}, moment, user))
+        self._process = SERVER.Process(target=_live, args=(act, arguments, folder, environment or {}, moment))
         self._process.start()
 
     def _text(self, name: str) -> str:
