@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_mnist.data import MNISTDataModule
-    from lit_mnist.lit_mlp import Diverged, LitMLP
+    from lit_mnist.divergence import Diverged
+    from lit_mnist.lit_mlp import LitMLP
     from lit_mnist.mlp import MLP
     from lit_mnist.predict import predict_images
 
 __version__ = "1.0.0"
 
 _HOMES = {
-    "Diverged": "lit_mnist.lit_mlp",
+    "Diverged": "lit_mnist.divergence",
     "LitMLP": "lit_mnist.lit_mlp",
     "MLP": "lit_mnist.mlp",
     "MNISTDataModule": "lit_mnist.data",

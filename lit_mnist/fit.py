@@ -8,8 +8,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lit_mnist.command import DIVERGED, DONE
 from lit_mnist.command_line import CommandLine
 from lit_mnist.data import MNISTDataModule
+from lit_mnist.divergence import Diverged
 from lit_mnist.evaluation import evaluate_run
-from lit_mnist.lit_mlp import Diverged, LitMLP
+from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.processes import RefusedError
 from lit_mnist.run import Run
 from lit_mnist.signals import Stopped

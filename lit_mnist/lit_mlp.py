@@ -9,39 +9,20 @@ from typing import Any, Literal, cast
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection, SumMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import SumMetric
 
-from lit_mnist.block import Block
+from lit_mnist.block import Batch, Block
 from lit_mnist.checkpoint import CHECKPOINT_FORMAT, find_checkpoint
+from lit_mnist.divergence import check_finite
+from lit_mnist.exact_engine import exact_steps
 from lit_mnist.fast_engine import FastEngine
-from lit_mnist.mlp import CLASSES, IMAGE_PIXELS, MLP
+from lit_mnist.measures import Measures
+from lit_mnist.mlp import IMAGE_PIXELS, MLP
 from lit_mnist.position import count_sgd_steps, restore_position, save_position
 
 Engine = Literal["exact", "fast"]
 ImagesAndLabels = tuple[Tensor, Tensor]
-
-
-class Diverged(FloatingPointError):
-    """The training loss became infinite or NaN.
-
-    Attributes:
-        epoch: 1-based epoch of the first batch whose loss is not finite.
-        step: 1-based SGD step of it, counted over the run.
-    """
-
-    def __init__(self, epoch: int, step: int) -> None:
-        super().__init__(f"the training loss is not finite any more at step {step}, in epoch {epoch}.")
-        self.epoch = epoch
-        self.step = step
-
-
-def _measures(prefix: str | None = None) -> MetricCollection:
-    """Mean loss (nats) and accuracy (fraction) over all images, however they are batched and shared among processes."""
-    loss, accuracy = MeanMetric(nan_strategy="disable"), MulticlassAccuracy(CLASSES, average="micro")
-    return MetricCollection({"loss": loss, "accuracy": accuracy}, prefix=prefix)
 
 
 class LitMLP(pl.LightningModule):
@@ -91,8 +72,8 @@ class LitMLP(pl.LightningModule):
         self.batch_losses: list[Tensor] = []  # of the epoch so far: one (n,) tensor per block
         self.epoch_loss = float("nan")  # nats, of the last epoch that ended
         self._restored_steps_per_epoch: int | None = None
-        self.val_measures = _measures("val/")
-        self.test_measures = _measures("test/")
+        self.val_measures = Measures("val/")
+        self.test_measures = Measures("test/")
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "LitMLP":
@@ -146,6 +127,8 @@ class LitMLP(pl.LightningModule):
         plain = torch.optim.SGD([torch.empty(0)], lr=self.lr, fused=True).defaults
         if type(optimizer) is not torch.optim.SGD or optimizer.defaults != plain:
             raise ValueError("engine fast replaces plain SGD only, and this model configures another optimizer.")
+        if type(self).batch_loss is not LitMLP.batch_loss:
+            raise ValueError("engine fast minimises cross-entropy only, and this model has another batch_loss.")
         self._fast_engine = FastEngine(self.mlp, self.lr)
 
     def on_train_start(self) -> None:
@@ -178,10 +161,9 @@ class LitMLP(pl.LightningModule):
         block.images = block.images.to(self.mlp.dtype)
         begun, max_steps = self.trainer.global_step, self.trainer.max_steps
         steps_left = len(block) if max_steps < 0 else max_steps - begun
-        engine = self._exact_steps if self.engine == "exact" else self._fast_steps
         losses: list[Tensor] = []
         try:
-            for loss in engine(block, steps_left):
+            for loss in self._sgd_steps(block, steps_left):
                 losses.append(loss)
                 if self.stop_requested or len(losses) == steps_left:
                     break
@@ -190,47 +172,26 @@ class LitMLP(pl.LightningModule):
                 self.batch_losses.append(torch.cat(losses))
                 count_sgd_steps(self.trainer, begun + len(self.batch_losses[-1]) - self.trainer.global_step)
         mean_losses = self.batch_losses[-1] = self._mean_over_devices(self.batch_losses[-1])
-        self._stop_if_diverged(mean_losses)
+        check_finite(mean_losses, self.trainer.current_epoch + 1, begun + 1)
         self._log_block(block, mean_losses)
 
-    def _exact_steps(self, block: Block, steps_left: int) -> Iterator[Tensor]:
-        optimizer = cast(LightningOptimizer, self.optimizers())
-        parameters = list(self.mlp.parameters())
-        autocast = torch.is_autocast_enabled(self.device.type)
-        # The Trainer's way around backward and step averages gradients over devices and scales those of float16. Where it
-        # does neither it would only cost time: its hooks are called once per block, not per SGD step.
-        direct = self.trainer.world_size == 1 and self.trainer.scaler is None
-        for batch in block:
-            for parameter in parameters:
-                parameter.grad = None
-            logits = self.mlp(batch.images)
-            if batch.weight == 1:
-                loss = F.cross_entropy(logits, batch.labels)
-            else:  # the sum, because a device without an image has no mean
-                share = batch.weight / max(1, len(batch.labels))
-                loss = F.cross_entropy(logits, batch.labels, reduction="sum") * share
-            if direct:
-                loss.backward()
-                optimizer.optimizer.step()
-            else:
-                self.manual_backward(loss)
-                optimizer.step()
-            if autocast:
-                torch.clear_autocast_cache()  # it holds the weights as they were before this step
-            yield loss.detach().view(1)
-
-    def _fast_steps(self, block: Block, steps_left: int) -> Iterator[Tensor]:
+    def _sgd_steps(self, block: Block, steps_left: int) -> Iterator[Tensor]:
+        if self.engine == "exact":
+            yield from exact_steps(self, block, self.batch_loss)
+            return
         rows = sum(block.sizes[:steps_left])  # the engine may make several steps before it comes back
         images, labels = block.images[:rows].flatten(1), block.labels[:rows]
         for losses in self._fast_engine.train(images, labels, block.sizes[0]):
             block.drawn += len(losses)
             yield losses
 
-    def _stop_if_diverged(self, losses: Tensor) -> None:
-        finite = losses.isfinite()
-        if not finite.all():
-            first = int(finite.int().argmin())
-            raise Diverged(self.trainer.current_epoch + 1, self.trainer.global_step - len(losses) + first + 1)
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy (nats) of a batch, the mean over its images on all devices; override it for another loss."""
+        logits = self.mlp(batch.images)
+        if batch.weight == 1:
+            return F.cross_entropy(logits, batch.labels)
+        share = batch.weight / max(1, len(batch.labels))
+        return F.cross_entropy(logits, batch.labels, reduction="sum") * share  # a device without an image has no mean
 
     def _log_block(self, block: Block, losses: Tensor) -> None:
         step, every = self.trainer.global_step, max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined] # set by a connector
@@ -269,11 +230,9 @@ class LitMLP(pl.LightningModule):
         images = batch if isinstance(batch, Tensor) else batch[0]
         return cast(Tensor, self(images).softmax(1))
 
-    def _measure(self, measures: MetricCollection, batch: ImagesAndLabels) -> None:
+    def _measure(self, measures: Measures, batch: ImagesAndLabels) -> None:
         images, labels = batch
-        logits = self(images.to(self.mlp.dtype)).float()
-        measures["loss"].update(F.cross_entropy(logits, labels, reduction="none"))
-        measures["accuracy"].update(logits, labels)
+        measures.measure(self(images.to(self.mlp.dtype)), labels)
 
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[ImagesAndLabels]) -> dict[str, float]:
@@ -283,7 +242,7 @@ class LitMLP(pl.LightningModule):
             batches: (images (n, 1, 28, 28) in [0, 1], labels (n,)) on this module's device; under several processes, each
                 one's share. Every process must call this.
         """
-        measures, images = _measures().to(self.device), SumMetric().to(self.device)
+        measures, images = Measures().to(self.device), SumMetric().to(self.device)
         training = self.training
         self.eval()
         with self.in_precision():

@@ -8,8 +8,8 @@ import torch
 
 from lit_mnist.block import BlockLoader
 from lit_mnist.curves import as_png, draw_loss_curve
+from lit_mnist.divergence import Diverged
 from lit_mnist.durable import write_durably
-from lit_mnist.lit_mlp import Diverged
 from lit_mnist.outcome import judge
 from lit_mnist.provenance import commit, machine, versions, weights_sha256
 from lit_mnist.record import now

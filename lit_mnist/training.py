@@ -8,9 +8,9 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lit_mnist.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
+from lit_mnist.divergence import Diverged
 from lit_mnist.durable import write_durably
 from lit_mnist.event_log import EventLog, event_files, rewind_events
-from lit_mnist.lit_mlp import Diverged
 from lit_mnist.processes import Processes
 from lit_mnist.provenance import machine, versions
 from lit_mnist.result import finish

@@ -48,8 +48,8 @@ class WatchedMLP(LitMLP):
         super().__init__(**options)
         self.watch = Watch()
 
-    def _exact_steps(self, block: Block, *arguments: Any) -> Iterator[Tensor]:
-        steps = super()._exact_steps(block, *arguments)
+    def _sgd_steps(self, block: Block, steps_left: int) -> Iterator[Tensor]:
+        steps = super()._sgd_steps(block, steps_left)
         while True:
             # a tensor that is made without being told its device would be on another than all others, and be seen there
             with torch.device("meta"), self.watch:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_mnist import MLP, Diverged, LitMLP, MNISTDataModule
-from lit_mnist.block import EpochOrder
+from lit_mnist.block import Batch, EpochOrder
 from lit_mnist.provenance import weights_sha256
 
 STEPS = 200
@@ -249,3 +249,25 @@ def test_the_fast_engine_refuses_a_model_with_another_optimizer(root: Path) -> N
 
     with pytest.raises(ValueError, match="another optimizer"):
         trainer().fit(WithMomentum(engine="fast"), datamodule=MNISTDataModule(32, train_size=320, val_size=0))
+
+
+class Smoothed(LitMLP):
+    def batch_loss(self, batch: Batch) -> Tensor:
+        return F.cross_entropy(self(batch.images), batch.labels, label_smoothing=0.1)
+
+
+def test_another_loss_is_one_method(root: Path) -> None:
+    data, model, twin = MNISTDataModule(32, train_size=1003, val_size=0), Smoothed(seed=1), LitMLP(seed=1).mlp
+    trainer().fit(model, datamodule=data)
+    images, labels = data._splits["train"]
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for indices in EpochOrder(1003, 1).permutation().split(32):
+        optimizer.zero_grad()
+        F.cross_entropy(twin(images[indices]), labels[indices], label_smoothing=0.1).backward()
+        optimizer.step()
+    assert torch.equal(flat(model.mlp), flat(twin))
+
+
+def test_the_fast_engine_refuses_a_model_with_another_loss(root: Path) -> None:
+    with pytest.raises(ValueError, match="another batch_loss"):
+        trainer().fit(Smoothed(engine="fast"), datamodule=MNISTDataModule(32, train_size=320, val_size=0))
