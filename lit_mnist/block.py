@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 IMAGES_PER_BLOCK = 4096  # a tenth of a second to a second of CPU work, beside which the Trainer's 2 ms per block vanish
 
@@ -21,7 +20,7 @@ def generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
-class EpochOrder(Sampler[int]):
+class EpochOrder:
     """The order in which an epoch visits the training images: a permutation that depends on (seed, epoch) alone.
 
     Args:
@@ -43,12 +42,6 @@ class EpochOrder(Sampler[int]):
     def permutation(self) -> Tensor:
         """Indices (images,) int64, on the CPU whatever the training device, so that every device sees one order."""
         return torch.randperm(self.images, generator=generator(self.seed, f"epoch {self.epoch}"))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.permutation().tolist())
-
-    def __len__(self) -> int:
-        return self.images
 
 
 @dataclass(frozen=True)

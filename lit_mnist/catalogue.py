@@ -101,11 +101,6 @@ class DataSet:
         """Number of training images."""
         return self.train[0].shape[0]
 
-    @property
-    def test_size(self) -> int:
-        """Number of test images."""
-        return self.test[0].shape[0]
-
 
 def _files(prefix: str, size: int, archive_md5s: tuple[str, str], sums: Mapping[str, str]) -> tuple[IdxFile, IdxFile]:
     images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"

@@ -5,6 +5,7 @@ import os
 import shlex
 import warnings
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +13,14 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 
@@ -39,6 +48,14 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightn
 for quiet in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(quiet).setLevel(logging.WARNING)  # it advertises at INFO
 logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a profiler reports
+NOT_PLAIN_SGD = (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 
 
@@ -149,6 +166,10 @@ class CommandLine(LightningCLI):
         """The Trainer as configured, with what keeps the run's record, and durable checkpoints."""
         configured = self.config_init[self.subcommand].trainer
         callbacks = _as_list(configured.callbacks)
+        for callback in callbacks:
+            if isinstance(callback, NOT_PLAIN_SGD):
+                name = type(callback).__name__
+                raise ValueError(f"--trainer.callbacks {name}: training is plain SGD, nothing changes its steps.")
         if self.subcommand != "fit":
             kwargs["enable_progress_bar"] = False  # it is done in a second
         elif not configured.fast_dev_run:
@@ -187,6 +208,8 @@ def _check_trainer_options(trainer: Namespace) -> None:
     ):
         if trainer[name] not in plain:
             raise ValueError(f"--trainer.{name} {trainer[name]}: {reason}.")
+    if not isinstance(trainer.val_check_interval, (int, float, NoneType)):
+        raise ValueError(f"--trainer.val_check_interval {trainer.val_check_interval}: validation must not depend on the clock.")
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[name] in (0, 0.0):
             raise ValueError(f"--trainer.{name} is 0: there would be nothing to train.")

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_mnist.checkpoint import find_checkpoint
+from lit_mnist.checkpoint import find_checkpoint, list_checkpoints
 from lit_mnist.command_line import CommandLine
 from lit_mnist.curves import as_png
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.dataset import DATASETS
 from lit_mnist.durable import write_durably
-from lit_mnist.event_log import EventLog
+from lit_mnist.event_log import EventLog, event_files
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.mistakes import draw_confusion, draw_mistakes
 from lit_mnist.run_folder import RunFolder
@@ -31,7 +31,7 @@ def evaluate_run(command: str, options: list[str]) -> None:
     """
     path = _checkpoint_asked_for(command, options)
     folder = RunFolder(path.parent.parent)
-    configured = ["--config", str(folder.config_path)] if folder.config_path.exists() else []
+    configured = ["--config", str(folder.config_path)] if folder.config else []
     # on one device, however many the run had, so that every image is measured once and no other process has to start
     alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
     all_images = ["--trainer.limit_val_batches", "1.0", "--trainer.limit_test_batches", "1.0"]
@@ -49,7 +49,7 @@ def evaluate_run(command: str, options: list[str]) -> None:
     (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)
     for tag, value in measured.items():
         print(f"{tag:>14}  {f'{100 * value:.2f} %' if tag.endswith('accuracy') else f'{value:.4f}'}")
-    if command == "test" and folder.is_finished and trainer.is_global_zero:
+    if command == "test" and _is_the_result(path, folder, data) and trainer.is_global_zero:
         _show_mistakes(folder, model, data)
 
 
@@ -63,6 +63,13 @@ def _checkpoint_asked_for(command: str, options: list[str]) -> Path:
     raise ValueError(f"{command} needs --ckpt_path, a run folder or a checkpoint file.")
 
 
+def _is_the_result(path: Path, folder: RunFolder, data: MNISTDataModule) -> bool:
+    """Whether the network is that of a finished run, on its own kind of images, so that pictures belong to its record."""
+    config = folder.config
+    newest = list_checkpoints(folder.path)[:1] == [path]
+    return folder.is_finished and newest and config is not None and config["data"]["dataset"] == data.dataset
+
+
 def _show_mistakes(folder: RunFolder, model: LitMLP, data: MNISTDataModule) -> None:
     """Draws the confusion matrix and the most confident mistakes into the run folder and TensorBoard's image tab."""
     logits, labels = _test_logits(model, data)
@@ -72,8 +79,9 @@ def _show_mistakes(folder: RunFolder, model: LitMLP, data: MNISTDataModule) -> N
         "confusion": draw_confusion(labels, logits.argmax(1), classes),
         "mistakes": draw_mistakes(images, labels, logits, classes),
     }
-    for old in folder.path.glob(f"*{IMAGES_SUFFIX}"):
-        old.unlink()  # of an earlier test: the tab should show each picture once
+    for old in event_files(folder.path):
+        if old.name.endswith(IMAGES_SUFFIX):
+            old.unlink()  # of an earlier test: the tab should show each picture once
     events = EventLog(folder.path, filename_suffix=IMAGES_SUFFIX)
     for name, figure in figures.items():
         write_durably(folder.path / f"{name}.png", as_png(figure))

@@ -61,10 +61,12 @@ class LitMLP(pl.LightningModule):
         self.lr = float(lr)
         self.engine = engine
         self.seed = None if seed is None else index(seed)
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if self.seed is not None:
-                torch.manual_seed(self.seed)
+        if self.seed is None:
             self.mlp = MLP(hidden)
+        else:  # the same weights whatever the device, and no random state of the program moved
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                torch.default_generator.manual_seed(self.seed)
+                self.mlp = MLP(hidden)
         self.save_hyperparameters({"lr": self.lr, "hidden": list(self.mlp.hidden), "engine": engine, "seed": self.seed})
         # The Trainer's automatic optimization is one SGD step per training_step, and each of those costs it 2 ms.
         self.automatic_optimization = False
@@ -91,8 +93,8 @@ class LitMLP(pl.LightningModule):
             raise ValueError("weights_only must be true: a checkpoint is data, and is never run.")
         try:
             return super().load_from_checkpoint(path, *args, **kwargs)
-        except (TypeError, ValueError, RuntimeError, AttributeError):
-            raise ValueError(f"{path} holds another network than {cls.__name__}.") from None
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {' '.join(str(error).split())}") from None
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 1, 28, 28) or (N, 784) in [0, 1] -> logits (N, 10)."""
@@ -195,17 +197,17 @@ class LitMLP(pl.LightningModule):
 
     def _log_block(self, block: Block, losses: Tensor) -> None:
         step, every = self.trainer.global_step, max(1, self.trainer.log_every_n_steps)  # type: ignore[attr-defined] # set by a connector
-        if not block.is_drawn or step // every == (step - len(losses)) // every:
-            return
         if block.first % block.grid:  # the rest of a block that was begun before a restart: log it whole
             losses = torch.cat(self.batch_losses)[block.first // block.grid * block.grid :]
+        if not block.is_drawn or step // every == (step - len(losses)) // every:
+            return
         mean = losses.mean().item()
         self.log("loss", mean, prog_bar=True, logger=False)
         for logger in self.loggers:
             logger.log_metrics({"train/loss_step": mean}, step=step)
 
     def on_train_epoch_end(self) -> None:
-        self.epoch_loss = torch.cat(self.batch_losses).double().mean().item()
+        self.epoch_loss = torch.cat(self.batch_losses).cpu().double().mean().item()  # Apple's GPUs have no float64
         self.log("train/loss", self.epoch_loss, logger=False, sync_dist=True)
         # to the loggers here, because the Trainer would tell them after the epoch's checkpoint: killed between, it were lost
         for logger in self.loggers:
@@ -228,7 +230,7 @@ class LitMLP(pl.LightningModule):
     def predict_step(self, batch: ImagesAndLabels, batch_idx: int) -> Tensor:
         """Images (n, 1, 28, 28) with or without labels -> probabilities (n, 10)."""
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return cast(Tensor, self(images).softmax(1))
+        return cast(Tensor, self(images.to(self.mlp.dtype)).softmax(1))
 
     def _measure(self, measures: Measures, batch: ImagesAndLabels) -> None:
         images, labels = batch

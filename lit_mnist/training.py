@@ -35,18 +35,24 @@ def train(run: Run) -> Config:
     run.data.check_devices(run.trainer.world_size)
     with ExitStack() as leaving, Processes(run.trainer, run.arguments) as processes:
         folder, start = processes.begin(lambda: _plan(run, leaving))
-        before = {path: path.read_bytes() for path in (folder.config_path, *event_files(folder.path)) if path.exists()}
+        before, saved = _content(folder) if run.trainer.is_global_zero else ({}, set())
         try:
             diverged = _fit(run, folder, start)
             return finish(run, folder, diverged)
         except (ValueError, MisconfigurationException, RuntimeError) as mistake:
             if isinstance(mistake, RuntimeError) and "conditioned on metric" not in str(mistake):
                 raise  # what EarlyStopping says of a metric that nobody logs is the only one that is the user's
-            if run.trainer.is_global_zero and (before or not list_checkpoints(folder.path)):
+            if run.trainer.is_global_zero and saved.issuperset(list_checkpoints(folder.path)):  # it got nowhere
                 folder.clear()
                 for path, content in before.items():
                     write_durably(path, content)
             raise ValueError(" ".join(str(mistake).split())) from None
+
+
+def _content(folder: RunFolder) -> tuple[dict[Path, bytes], set[Path]]:
+    """What a start changes, and the checkpoints that are there."""
+    changed = (folder.config_path, *event_files(folder.path))
+    return {path: path.read_bytes() for path in changed if path.exists()}, set(list_checkpoints(folder.path))
 
 
 def _plan(run: Run, leaving: ExitStack) -> tuple[RunFolder, Path | None]:

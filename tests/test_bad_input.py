@@ -46,6 +46,12 @@ MISTYPED = {
     "gradient clipping": ([*CONFIG, "--trainer.gradient_clip_val", "1"], "gradient_clip_val"),
     "gradient accumulation": ([*CONFIG, "--trainer.accumulate_grad_batches", "2"], "accumulate_grad_batches"),
     "time limit": ([*CONFIG, "--trainer.max_time", "00:00:00:10"], "max_time"),
+    "validation by the clock": ([*CONFIG, "--trainer.val_check_interval", "00:00:00:10"], "val_check_interval"),
+    "averaged weights": (
+        [*CONFIG, "--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.5"],
+        "StochasticWeightAveraging",
+    ),
+    "learning rate searched": ([*CONFIG, "--trainer.callbacks+=LearningRateFinder"], "LearningRateFinder"),
     "overfitting": ([*CONFIG, "--trainer.overfit_batches", "1"], "overfit_batches"),
     "loaders made anew": ([*CONFIG, "--trainer.reload_dataloaders_every_n_epochs", "1"], "reload_dataloaders_every_n_epochs"),
     "run folder is a file": ([*CONFIG, "--run_dir", "file.txt"], "file.txt"),

@@ -17,7 +17,8 @@ from lit_mnist import LitMLP, MNISTDataModule
 from lit_mnist.block import Block, BlockLoader
 from lit_mnist.cli import main
 
-ACCELERATORS = ["cpu", *(["gpu"] if torch.cuda.is_available() else [])]
+GPU = torch.accelerator.current_accelerator(check_available=True)
+ACCELERATORS = ["cpu", *(["gpu"] if GPU else [])]
 STEPS = 40
 # What makes the host wait until the device is done: a number is asked for, or a size that depends on values.
 WAITING = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
@@ -128,7 +129,7 @@ def test_data_and_weights_are_on_the_trainers_device(root: Path, accelerator: st
     trainer = fitted(LitMLP(seed=1), accelerator, 20, Look())
     assert set(seen) == {trainer.strategy.root_device}
     if accelerator == "auto":
-        assert trainer.strategy.root_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+        assert trainer.strategy.root_device.type == (GPU.type if GPU else "cpu")
 
 
 def run(folder: Path, *options: str) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The commands validate and test measure what the run measured, on every image, in its precision."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from remains import result_of
 
+from lit_mnist.checkpoint import list_checkpoints
 from lit_mnist.cli import main
 
 SMALL = ("--model.hidden", "[64,32]", "--data.train_size", "3000", "--data.val_size", "500", "--trainer.max_epochs", "2")
@@ -41,3 +43,30 @@ def test_a_part_of_the_images_is_not_measured(command: str, limit: str, run: Pat
     option = {"test": "--trainer.limit_test_batches", "validate": "--trainer.limit_val_batches"}[command]
     assert main([command, "--ckpt_path", str(run), option, limit]) == 2
     assert "every image" in capsys.readouterr().err
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+@pytest.mark.parametrize("run", ["32-true"], indirect=True)
+def test_only_the_finished_network_on_its_own_data_is_drawn_into_the_record(run: Path, workplace: Path) -> None:
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    drawn = pictures(run)
+    assert {"confusion.png", "mistakes.png"} <= set(drawn)
+    for name in drawn:
+        (run / name).write_bytes(b"kept")
+    older = list_checkpoints(run)[1]
+    assert main(["test", "--ckpt_path", str(older)]) == 0
+    assert set(pictures(run).values()) == {b"kept"}
+
+
+@pytest.mark.parametrize("run", ["32-true"], indirect=True)
+def test_a_checkpoint_far_from_its_run_is_tested_and_what_lies_there_is_left_alone(run: Path, workplace: Path) -> None:
+    (workplace / "project" / "models").mkdir(parents=True)
+    shutil.copy(list_checkpoints(run)[0], workplace / "project" / "models" / "net.ckpt")
+    for name in ("config.yaml", "result.json", "important.test"):
+        (workplace / "project" / name).write_text("server:\n  port: 8080\n")
+    before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
+    assert main(["test", "--ckpt_path", str(workplace / "project" / "models" / "net.ckpt")]) == 0
+    assert {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()} == before

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from remains import points_of
 from torch import Tensor
 
 from lit_mnist import LitMLP, MNISTDataModule
 from lit_mnist.block import Batch
+from lit_mnist.event_log import EventLog
 from lit_mnist.provenance import weights_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
@@ -22,7 +24,8 @@ def fitted(
 ) -> pl.Trainer:
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     quiet |= {"logger": False, "enable_checkpointing": any(isinstance(one, pl.callbacks.Checkpoint) for one in callbacks)}
-    trainer = pl.Trainer(accelerator="cpu", callbacks=list(callbacks), log_every_n_steps=1, **(quiet | options))
+    quiet |= {"accelerator": "cpu", "log_every_n_steps": 1}
+    trainer = pl.Trainer(callbacks=list(callbacks), **(quiet | options))
     trainer.fit(model, datamodule=data(val_size=val_size), ckpt_path=ckpt_path, weights_only=True)
     return trainer
 
@@ -126,3 +129,55 @@ def test_a_model_and_a_trainer_may_be_used_again(root: Path, tmp_path: Path) -> 
     trainer.fit(model, datamodule=data(batch_size=32, val_size=500))
     assert trainer.global_step == 47 + STEPS
     assert "val/loss" in trainer.callback_metrics  # the module before, which held no images out, left no limit behind
+
+
+def test_a_run_that_stopped_within_a_block_logs_the_points_of_one_that_did_not(root: Path, tmp_path: Path) -> None:
+    seldom: dict[str, Any] = {"log_every_n_steps": 10, "max_epochs": 1}  # after steps 16, 24, 32, 40, 56: ends of blocks of 8
+    fitted(network(), logger=EventLog(tmp_path / "whole"), **seldom)
+    fitted(network(), logger=EventLog(tmp_path / "parts"), max_steps=12, **seldom).save_checkpoint(tmp_path / "12.ckpt")
+    fitted(network(), logger=EventLog(tmp_path / "parts"), ckpt_path=tmp_path / "12.ckpt", **seldom)
+    whole, parts = ({point for point in points_of(tmp_path / name) if "step" in point[0]} for name in ("whole", "parts"))
+    assert parts == whole
+
+
+def test_a_trained_network_is_tested_and_applied_to_any_data_in_any_precision(root: Path, tmp_path: Path) -> None:
+    model, others = network(), MNISTDataModule(128, val_size=1000)
+    fitted(model, max_epochs=1, precision="64-true").save_checkpoint(tmp_path / "trained.ckpt")
+    loaded = LitMLP.load_from_checkpoint(tmp_path / "trained.ckpt")
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (measured,) = trainer.test(network(), others, ckpt_path=tmp_path / "trained.ckpt", verbose=False, weights_only=True)
+    probabilities = trainer.predict(loaded, others.test_dataloader())
+    assert probabilities is not None
+    right = torch.cat(probabilities).argmax(1) == others._splits["test"][1]  # type: ignore[arg-type] # a list of tensors here
+    assert measured["test/accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-7)
+    assert measured["test/accuracy"] > 0.5
+
+
+def test_what_is_wrong_with_the_arguments_of_load_from_checkpoint_is_said(root: Path, tmp_path: Path) -> None:
+    fitted(network(), max_steps=1).save_checkpoint(tmp_path / "one.ckpt")
+    with pytest.raises(ValueError, match="lr must be above 0"):
+        LitMLP.load_from_checkpoint(tmp_path / "one.ckpt", lr=-1.0)
+
+
+class Failing(pl.Callback):
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise Interrupted
+
+
+def test_a_trainer_that_met_an_exception_validates_the_next_time(root: Path) -> None:
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.callbacks.append(failing := Failing())  # type: ignore[attr-defined] # set by a connector
+    with pytest.raises(Interrupted):
+        trainer.fit(network(), datamodule=data())
+    trainer.callbacks.remove(failing)  # type: ignore[attr-defined]
+    trainer.fit(network(), datamodule=data(val_size=500))
+    assert "val/loss" in trainer.callback_metrics
+
+
+def test_the_seed_gives_the_same_weights_wherever_tensors_are_made_and_reseeds_nothing() -> None:
+    state, cuda_calls = torch.get_rng_state(), len(torch.cuda._queued_calls)
+    with torch.device("meta"):
+        elsewhere = network()
+    assert weights(elsewhere) == weights(network())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(torch.cuda._queued_calls) == cuda_calls  # a seed for the GPU would wait here until there is one

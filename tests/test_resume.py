@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from kills import Experiment, difference, run_experiments
 from remains import points_of, result_of, without_steps
@@ -152,6 +153,20 @@ def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_train(end
     finish(killed, *ENDINGS[ending])
     assert difference(undisturbed / "run", killed / "run") == ""
     assert result_of(killed / "run")["epochs"] < 4
+
+
+class Late(pl.Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if trainer.global_step > 200:
+            raise ValueError("this callback has enough")
+
+
+def test_a_resumed_run_that_a_mistake_ends_late_keeps_its_points(undisturbed: Path, interrupted: Path) -> None:
+    victim = Victim(*EXPERIMENT.options, "--trainer.callbacks+=test_resume.Late", folder=interrupted)
+    assert victim.wait() == 2
+    assert victim.stderr == "lit_mnist: this callback has enough\n"
+    finish(interrupted)
+    assert difference(undisturbed, interrupted / "run") == ""
 
 
 def test_a_checkout_without_git_is_no_reason_to_lose_a_result(root: Path, tmp_path: Path) -> None:
