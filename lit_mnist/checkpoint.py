@@ -82,6 +82,12 @@ def find_checkpoint(run_or_file: Path) -> Path:
     raise ValueError(f"{run_or_file} holds no usable checkpoint.")
 
 
+def data_of(path: Path) -> dict[str, Any]:
+    """What the data module said of itself when a checkpoint was saved: data set, sizes, seed; empty where there was another."""
+    data: dict[str, Any] = read_checkpoint(path).get("MNISTDataModule", {})
+    return data
+
+
 def load_mlp(run_or_file: Path) -> MLP:
     """The network of a run's newest checkpoint or of a checkpoint file, float32, on the CPU, in eval mode.
 

@@ -133,6 +133,8 @@ class CommandLine(LightningCLI):
             raise ValueError(f"--seed_everything must be 0..{2**32 - 1}, not {config.seed_everything}.")
         if config.threads < 0:
             raise ValueError(f"--threads must be at least 1, or 0 for the default, not {config.threads}.")
+        if config.name in (".", "..") or Path(config.name).name != config.name:
+            raise ValueError(f"--name {config.name}: it is the name of a folder in logs, not a path.")
         if not config.checkpoint_seconds >= 0:
             raise ValueError(f"--checkpoint_seconds must be at least 0, not {config.checkpoint_seconds}.")
         config.threads = config.threads or (1 if config.data.batch_size < ONE_THREAD_BELOW else 2)

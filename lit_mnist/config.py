@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import yaml
+
 SHIPPED = ("lr0.1", "lr1", "lr0.01", "batch8", "batch128")
 
 
@@ -15,12 +17,25 @@ def find_config(name_or_path: str) -> Path:
     """A configuration file, or the shipped one of that name.
 
     Raises:
-        ValueError: Neither exists.
+        ValueError: Neither exists, or the file holds no options.
     """
     path = Path(name_or_path)
     if path.is_file():
+        _check_options(path)
         return path
     shipped = configs_folder() / f"{name_or_path}.yaml"
     if name_or_path in SHIPPED and shipped.is_file():
         return shipped
     raise ValueError(f"config {name_or_path} is neither a file nor one of the shipped {', '.join(SHIPPED)}.")
+
+
+def _check_options(path: Path) -> None:
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"config {path} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError(f"config {path} is not YAML{f', line {mark.line + 1}' if mark else ''}.") from None
+    if not isinstance(options, dict):
+        raise ValueError(f"config {path} holds no options, which would be lines such as `seed_everything: 1`.")

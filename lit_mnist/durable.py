@@ -12,6 +12,8 @@ PART = ".part"  # how the names of unfinished files end
 def write_durably(path: Path, content: bytes) -> None:
     """Writes `content` to `path`: a crash at any moment leaves the old file or the new one, no part of it.
 
+    A link stays, and what it leads to is written; a pipe or a device is written to.
+
     The temporary file lies in the same folder (a rename is atomic within one file system only), is flushed
     to the disk and read back before the rename, and the rename itself is flushed too.
 
@@ -20,13 +22,19 @@ def write_durably(path: Path, content: bytes) -> None:
             `path`, which it names, is as it was before.
     """
     try:
-        _write(path, content)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            _write(Path(os.path.realpath(path)), content)
     except OSError as error:  # which would name the temporary file, or none
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "Not in a folder") from None
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     temporary = Path(name)
     try:
@@ -43,6 +51,21 @@ def _write(path: Path, content: bytes) -> None:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def check_place(path: Path) -> None:
+    """Makes sure that a file can be written there, as far as that can be told without writing.
+
+    Raises:
+        OSError: It cannot.
+    """
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "Not in a folder", str(path))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def is_part(path: Path) -> bool:

@@ -1,11 +1,13 @@
 """Measuring a trained run again: the commands validate and test."""
 
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_mnist.checkpoint import find_checkpoint, list_checkpoints
+from lit_mnist.checkpoint import data_of, find_checkpoint, list_checkpoints
 from lit_mnist.command_line import CommandLine
 from lit_mnist.curves import as_png
 from lit_mnist.data import MNISTDataModule
@@ -16,6 +18,7 @@ from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.mistakes import draw_confusion, draw_mistakes
 from lit_mnist.run_folder import RunFolder
 
+SPLIT = ("batch_size", "dataset", "train_size", "val_size")
 IMAGES_SUFFIX = ".test"  # of the event file that holds pictures, not points
 
 
@@ -31,7 +34,8 @@ def evaluate_run(command: str, options: list[str]) -> None:
     """
     path = _checkpoint_asked_for(command, options)
     folder = RunFolder(path.parent.parent)
-    configured = ["--config", str(folder.config_path)] if folder.config else []
+    trained_on = data_of(path)
+    configured = ["--config", str(folder.config_path)] if folder.config else _options(trained_on)
     # on one device, however many the run had, so that every image is measured once and no other process has to start
     alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
     all_images = ["--trainer.limit_val_batches", "1.0", "--trainer.limit_test_batches", "1.0"]
@@ -44,8 +48,8 @@ def evaluate_run(command: str, options: list[str]) -> None:
         if repr(getattr(trainer, name)) != "1.0":  # 1 is one batch
             raise ValueError(f"{command} measures on every image; leave --trainer.{name} out.")
     model = LitMLP.load_from_checkpoint(path)
-    if command == "validate" and not data.val_size:
-        raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")
+    if command == "validate":
+        _check_held_out(data, trained_on)
     (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)
     for tag, value in measured.items():
         print(f"{tag:>14}  {f'{100 * value:.2f} %' if tag.endswith('accuracy') else f'{value:.4f}'}")
@@ -54,13 +58,33 @@ def evaluate_run(command: str, options: list[str]) -> None:
 
 
 def _checkpoint_asked_for(command: str, options: list[str]) -> Path:
-    for index, option in enumerate(options):
+    given = None
+    for option, following in pairwise([*options, ""]):
         name, equals, value = option.partition("=")
-        if name == "--ckpt_path" and (equals or index + 1 < len(options)):
-            return find_checkpoint(Path(value if equals else options[index + 1]))
+        if name == "--ckpt_path":
+            given = value if equals else following
+    if given:
+        return find_checkpoint(Path(given))
     if "--help" in options or "-h" in options:
         CommandLine(command, options)  # prints it and exits
     raise ValueError(f"{command} needs --ckpt_path, a run folder or a checkpoint file.")
+
+
+def _options(trained_on: dict[str, Any]) -> list[str]:
+    """Those that give a network its data back, where there is no configuration of its run."""
+    options = {f"--data.{name}": trained_on[name] for name in SPLIT if name in trained_on}
+    if "seed" in trained_on:
+        options["--seed_everything"] = trained_on["seed"]
+    return [str(word) for option in options.items() for word in option]
+
+
+def _check_held_out(data: MNISTDataModule, trained_on: dict[str, Any]) -> None:
+    if not data.val_size:
+        raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")
+    for name in ("dataset", "val_size", "seed"):
+        ours, theirs = getattr(data, name), trained_on.get(name)
+        if trained_on and ours != theirs:
+            raise ValueError(f"{name} is {ours}, but the network was trained with {theirs}: it may have seen these images.")
 
 
 def _is_the_result(path: Path, folder: RunFolder, data: MNISTDataModule) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # packages, by suffix; the extra that brings them is called like the suffix
 NEEDED = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".safetensors": ("safetensors",)}
 INPUT = "images (N, 1, 28, 28) float32 in [0, 1]: 0 background, 1 ink (the grey level / 255), not normalised"
-OUTPUT = "logits (N, 10) float32: unnormalised log-probabilities of the classes 0 to 9"
+OUTPUT = "logits (N, 10) float32: unnormalised log-probabilities of the classes"
 OPSET = 18  # of ONNX, December 2022; torch's exporter starts from this one
 TOLERANCE = 1e-4  # as a share of the largest logit; the two runtimes add in different orders
 
@@ -38,15 +38,17 @@ def main(args: list[str]) -> int:
         raise ValueError(f"--to {target} needs packages that are not installed, {', '.join(missing)}: {extra}.")
     if target.is_dir():
         raise ValueError(f"--to {target} is a folder; name a file in it.")
-    from lit_mnist.checkpoint import load_mlp
+    from lit_mnist.checkpoint import data_of, find_checkpoint, load_mlp
     from lit_mnist.dataset import DEFAULT_ROOT
 
-    network = load_mlp(Path(options.ckpt_path))
+    checkpoint = find_checkpoint(Path(options.ckpt_path))
+    network, dataset = load_mlp(checkpoint), data_of(checkpoint).get("dataset", "MNIST")
+    root = Path(options.root).expanduser() if options.root else DEFAULT_ROOT
     try:
         if target.suffix == ".onnx":
-            print(export_onnx(network, target, Path(options.root).expanduser() if options.root else DEFAULT_ROOT))
+            print(export_onnx(network, dataset, target, root))
         else:
-            print(export_safetensors(network, target))
+            print(export_safetensors(network, dataset, target))
     except OSError as fault:
         raise ValueError(f"--to {target} cannot be written: {fault.strerror or fault}.") from None
     return DONE
@@ -56,7 +58,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="lit_mnist export",
         description="Writes a trained network as one file. An ONNX file is compared with the network on the "
-        "10,000 test images of MNIST before it gets its name.",
+        "10,000 test images before it gets its name.",
         epilog=f"input of the file: {INPUT}. Output: {OUTPUT}.",
     )
     parser.add_argument("--ckpt_path", required=True, metavar="RUN_OR_FILE", help="run folder or checkpoint file")
@@ -70,13 +72,14 @@ def _parser() -> Parser:
     return parser
 
 
-def export_onnx(network: "MLP", target: Path, root: Path) -> str:
+def export_onnx(network: "MLP", dataset: str, target: Path, root: Path) -> str:
     """Writes the network as an ONNX file for any number of images, checked by onnxruntime.
 
     Args:
         network: On the CPU.
-        target: Written whole or not at all. Input and output are described in its metadata.
-        root: The folder of the data sets, for MNIST's test images.
+        dataset: What it was trained on; with its test images it is compared.
+        target: Written whole or not at all. Input, output and classes are described in its metadata.
+        root: The folder of the data sets.
 
     Returns:
         A sentence about the comparison of the file with the network.
@@ -103,24 +106,25 @@ def export_onnx(network: "MLP", target: Path, root: Path) -> str:
         )
     assert program is not None
     model = program.model_proto
-    model.doc_string = f"Multilayer perceptron on MNIST. Input: {INPUT}. Output: {OUTPUT}."
+    model.doc_string = f"Multilayer perceptron on {dataset}. Input: {INPUT}. Output: {OUTPUT}."
     del model.metadata_props[:]
-    for key, value in _description(network).items():
+    for key, value in _description(network, dataset).items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]  # the exporter's notes: stack traces with the paths of this machine
         part.doc_string = ""
     content: bytes = model.SerializeToString()
-    sentence = _compare(network, content, target, root)
+    sentence = _compare(network, dataset, content, target, root)
     write_durably(target, content)
     return sentence
 
 
-def export_safetensors(network: "MLP", target: Path) -> str:
+def export_safetensors(network: "MLP", dataset: str, target: Path) -> str:
     """Writes the weights as a safetensors file, and what they are the weights of as JSON beside it.
 
     Args:
         network: On the CPU.
+        dataset: What it was trained on.
         target: Written whole or not at all, after `<stem>.json`.
 
     Returns:
@@ -134,7 +138,7 @@ def export_safetensors(network: "MLP", target: Path) -> str:
     from safetensors.torch import load, save
 
     weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
-    description = json.dumps(_description(network), indent=1) + "\n"
+    description = json.dumps(_description(network, dataset), indent=1) + "\n"
     content = save(weights, metadata={"description": description})  # one entry: their order would be random
     read_back = load(content)
     assert all(torch.equal(read_back[name], weight) for name, weight in weights.items())
@@ -147,13 +151,17 @@ def export_safetensors(network: "MLP", target: Path) -> str:
     return f"{target}: {count:,} weights and biases, read back bit for bit; described in {beside}."
 
 
-def _description(network: "MLP") -> dict[str, Any]:
+def _description(network: "MLP", dataset: str) -> dict[str, Any]:
+    from lit_mnist.catalogue import find
+
     return {
         "architecture": "MLP",
         "hidden": list(network.hidden),
         "activation": "relu",
         "input": INPUT,
         "output": OUTPUT,
+        "dataset": dataset,
+        "classes": list(find(dataset).classes),
         "written_by": f"lit_mnist {__version__}",
     }
 
@@ -165,8 +173,8 @@ def _is_description(file: Path) -> bool:
         return False
 
 
-def _compare(network: "MLP", content: bytes, target: Path, root: Path) -> str:
-    """Runs an ONNX file's content and the network on the 10,000 test images of MNIST.
+def _compare(network: "MLP", dataset: str, content: bytes, target: Path, root: Path) -> str:
+    """Runs an ONNX file's content and the network on the 10,000 test images.
 
     Raises:
         ValueError: They differ; `target` is named.
@@ -177,8 +185,8 @@ def _compare(network: "MLP", content: bytes, target: Path, root: Path) -> str:
     from lit_mnist.dataset import load, prepare
 
     onnxruntime = import_module("onnxruntime")  # it has no type hints
-    prepare("MNIST", root)
-    images = load("MNIST", root, "test")[0].unsqueeze(1).float() / 255
+    prepare(dataset, root)
+    images = load(dataset, root, "test")[0].unsqueeze(1).float() / 255
     with torch.inference_mode():
         logits = network(images).numpy()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -187,10 +195,10 @@ def _compare(network: "MLP", content: bytes, target: Path, root: Path) -> str:
     same = int((theirs.argmax(1) == logits.argmax(1)).sum())
     if same < len(images) or not difference <= TOLERANCE * float(np.abs(logits).max()):
         raise ValueError(
-            f"{target} was not written: on {len(images) - same:,} of {len(images):,} test images it would "
+            f"{target} was not written: on {len(images) - same:,} of {len(images):,} test images of {dataset} it would "
             f"give another class than the network, and a logit differs by {difference:.2g}."
         )
     return (
-        f"{target}: same class as the network on all {len(images):,} test images; "
+        f"{target}: same class as the network on all {len(images):,} test images of {dataset}; "
         f"largest difference of a logit {difference:.2g}."
     )

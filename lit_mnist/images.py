@@ -71,8 +71,27 @@ def _decode(path: Path) -> tuple[Image.Image, int]:
     except UnidentifiedImageError:
         raise ValueError("not an image, or in a format that cannot be read.") from None
     except Exception as error:  # damaged files make decoders raise SyntaxError, struct.error, IndexError, ...
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"the image is damaged ({reason}).") from None
+        raise _damaged(error) from None
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture that Pillow has opened: decoded, and turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: It is damaged, or has no pixel. The message continues a sentence begun with its name.
+    """
+    if 0 in picture.size:
+        raise ValueError("it has no pixel.")
+    try:
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return ValueError(f"the image is damaged ({reason}).")
 
 
 def prepare(picture: Image.Image) -> NDArray[np.uint8]:
@@ -101,7 +120,7 @@ def grey(picture: Image.Image) -> Grey:
 
     A transparent picture is laid on the median level of its opaque part where most of it is opaque, and else
     on white or black, whichever its opaque part is further from. 16-bit and 32-bit levels are scaled by
-    their range.
+    the least usual range (of 8, 10, 12 or 16 bits; 1, 255 or 65535 for floating point) that holds them.
 
     Raises:
         ValueError: A level is not a finite number.
@@ -138,10 +157,12 @@ def _scaled_by_range(picture: Image.Image) -> Image.Image:
     levels = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(levels).all():
         raise ValueError("it holds levels that are not finite numbers.")
-    levels = levels - min(levels.min(), 0)
-    # what white may be: "F" has no range of its own, and "I" may hold 8 or 16 bits
-    ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
-    white = next((white for white in ranges if levels.max() <= white), levels.max())
+    # what white may be: "F" has no range of its own, and integers hold 8, 10, 12 or 16 bits
+    ranges = (1, 255, 65535) if picture.mode.startswith("F") else (255, 1023, 4095, 65535)
+    largest = np.abs(levels).max()
+    white = next((white for white in ranges if largest <= white), largest)
+    if levels.min() < 0:  # a range on both sides of 0
+        levels = (levels + white) / 2
     return Image.fromarray((levels / white).astype(np.float32))
 
 

@@ -74,7 +74,8 @@ def draw_mistakes(images: Tensor, labels: Tensor, logits: Tensor, classes: Seque
     surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
     columns = 5
     rows = max(1, -(-len(surest) // columns))
-    figure = Figure(figsize=(1.6 * columns, 0.5 + 1.9 * rows), layout="constrained")
+    newline = "\n" if max(map(len, classes)) > 2 else " "  # long names need a line each
+    figure = Figure(figsize=(1.6 * columns, 0.5 + (2.1 if newline == "\n" else 1.9) * rows), layout="constrained")
     title = f"The {len(surest)} surest of {len(wrong):,} mistakes" if surest else f"No mistake in {len(labels):,} images"
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -83,5 +84,5 @@ def draw_mistakes(images: Tensor, labels: Tensor, logits: Tensor, classes: Seque
     for axes, index in zip(grid, surest, strict=False):
         axes.imshow(images[index].reshape(28, 28).cpu().numpy(), cmap="gray")
         true, predicted = classes[int(labels[index])], classes[int(predictions[index])]
-        axes.set_title(f"{true} taken for {predicted}\n{100 * confidence[index]:.1f} %", fontsize=9)
+        axes.set_title(f"{true}{newline}taken for {predicted}\n{100 * confidence[index]:.1f} %", fontsize=9)
     return figure

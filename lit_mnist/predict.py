@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from lit_mnist.command import DONE, FAILED, Parser
-from lit_mnist.durable import write_durably
+from lit_mnist.durable import check_place, write_durably
 from lit_mnist.picture_files import list_files, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from lit_mnist.lit_mlp import LitMLP
     from lit_mnist.mlp import MLP
 
-Checkpoint: TypeAlias = "str | Path | MLP"
+Checkpoint: TypeAlias = "str | Path | MLP | LitMLP"
 Picture: TypeAlias = "str | Path | Image"
 
 BATCH = 10_000  # images for which the activations of the published network take 31 MB
@@ -28,7 +29,7 @@ def predict_images(checkpoint: "Checkpoint", images: "Picture | Sequence[Picture
     """Tells the digits in images.
 
     Args:
-        checkpoint: A run folder, a checkpoint file, or a network.
+        checkpoint: A run folder, a checkpoint file, or a network (`MLP` or `LitMLP`).
         images: Paths of image files or `PIL.Image.Image`s of any size and mode, which are prepared as
             `lit_mnist.images.prepare` says. Or a tensor (N, 1, 28, 28) or (N, 28, 28) of images that are
             prepared already: 0 background and 255 ink where it is uint8, 0 and 1 where it is floating point.
@@ -55,7 +56,12 @@ def _network(checkpoint: "Checkpoint") -> "MLP":
     from lit_mnist.checkpoint import load_mlp
     from lit_mnist.mlp import MLP
 
-    return checkpoint if isinstance(checkpoint, MLP) else load_mlp(Path(checkpoint))
+    if isinstance(checkpoint, (str, Path)):
+        return load_mlp(Path(checkpoint))
+    network = getattr(checkpoint, "mlp", checkpoint)
+    if not isinstance(network, MLP):
+        raise ValueError(f"checkpoint: neither a path nor a network, but {type(checkpoint).__name__}.")
+    return network
 
 
 def _checked(images: "Tensor") -> "Tensor":
@@ -90,14 +96,18 @@ def _predict(network: "MLP", images: "Tensor") -> "tuple[Tensor, Tensor]":
 def _prepared(picture: Picture, number: int) -> "Tensor":
     """(28, 28) uint8; `number` names a picture that has no path."""
     import torch
+    from PIL.Image import Image
 
-    from lit_mnist.images import prepare, read
+    from lit_mnist.images import prepare, read, upright
 
+    name = picture if isinstance(picture, (str, Path)) else f"images[{number}]"
     try:
-        image = read(Path(picture))[0] if isinstance(picture, (str, Path)) else picture
-        return torch.from_numpy(prepare(image))
+        if isinstance(picture, (str, Path)):
+            return torch.from_numpy(prepare(read(Path(picture))[0]))
+        if not isinstance(picture, Image):
+            raise ValueError(f"neither a path nor a PIL image, but {type(picture).__name__}.")
+        return torch.from_numpy(prepare(upright(picture)))
     except ValueError as fault:
-        name = picture if isinstance(picture, (str, Path)) else f"images[{number}]"
         raise ValueError(f"{name}: {fault}") from None
 
 
@@ -114,6 +124,10 @@ def main(args: list[str]) -> int:
     out, sheet = Path(options.out), Path(options.sheet)
     if sheet.suffix.lower() != ".png":
         raise ValueError(f"--sheet {sheet}: its name must end in .png.")
+    if os.path.realpath(out) == os.path.realpath(sheet):
+        raise ValueError(f"--out and --sheet are both {out}.")
+    for path in (out, sheet):
+        check_place(path)
     if options.images is None:
         return _predict_test_images(options.ckpt_path, options.dataset, options.root, out, sheet)
     return _predict_files(options.ckpt_path, [Path(name) for name in options.images], out, sheet)
@@ -146,7 +160,7 @@ def _parser() -> Parser:
         metavar="FILE.png",
         help="each input beside the 28x28 that the network saw, the first 100 (default: %(default)s)",
     )
-    parser.add_argument("--dataset", default="MNIST", metavar="NAME", help="whose test images (default: %(default)s)")
+    parser.add_argument("--dataset", metavar="NAME", help="whose test images (default: the one that the run was trained on)")
     parser.add_argument("--root", metavar="DIR", help="folder of the data sets (default: the user's cache folder)")
     return parser
 
@@ -192,14 +206,16 @@ def _predict_files(checkpoint: str, paths: Sequence[Path], out: Path, sheet: Pat
     return FAILED if failed else DONE
 
 
-def _predict_test_images(checkpoint: str, dataset: str, root: str | None, out: Path, sheet: Path) -> int:
+def _predict_test_images(checkpoint: str, dataset: str | None, root: str | None, out: Path, sheet: Path) -> int:
     from PIL.Image import fromarray
 
+    from lit_mnist.checkpoint import data_of, find_checkpoint
     from lit_mnist.dataset import DEFAULT_ROOT, load, prepare
     from lit_mnist.sheet import SHOWN, Sheet
 
     network = _network(checkpoint)
     folder = Path(root).expanduser() if root else DEFAULT_ROOT
+    dataset = dataset or data_of(find_checkpoint(Path(checkpoint))).get("dataset", "MNIST")
     prepare(dataset, folder)
     images, truth = load(dataset, folder, "test")
     labels, probabilities = _predict(network, images)

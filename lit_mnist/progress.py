@@ -30,7 +30,7 @@ class EpochProgress(ProgressBar):
         if self._bar is None and self._enabled and sys.stderr.isatty():
             self._bar = tqdm(
                 total=int(self.total_train_batches),
-                desc=f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}",
+                desc=_epoch(trainer),
                 leave=False,
                 mininterval=SECONDS_BETWEEN_DRAWINGS,
                 bar_format="{desc} {bar:30} {percentage:3.0f} % {remaining} left{postfix}",
@@ -57,7 +57,7 @@ class EpochProgress(ProgressBar):
         self.close()
         if self._enabled:
             values = "  ".join(f"{name} {_shown(name, value)}" for name, value in measured.items())
-            print(f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  {values}  {seconds:.1f} s", flush=True)
+            print(f"{_epoch(trainer)}  {values}  {seconds:.1f} s", flush=True)
 
     def close(self) -> None:
         """Takes the bar off the screen."""
@@ -67,6 +67,11 @@ class EpochProgress(ProgressBar):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.close()
+
+
+def _epoch(trainer: pl.Trainer) -> str:
+    limit = f"/{trainer.max_epochs}" if trainer.max_epochs != -1 else ""  # the number of steps decides then
+    return f"epoch {trainer.current_epoch + 1:>3}{limit}"
 
 
 def _shown(name: str, value: float) -> str:

@@ -18,8 +18,12 @@ MISTYPED = {
     "no such config": (["--config", "lr7"], "lr7"),
     "config is a folder": (["--config", "folder"], "folder"),
     "config with an unknown key": (["--config", "unknown.yaml"], "modell"),
-    "config that is no YAML": (["--config", "broken.yaml"], "config"),
-    "config that is a list": (["--config", "list.yaml"], "config"),
+    "config that is no YAML": (["--config", "broken.yaml"], "broken.yaml is not YAML, line 3"),
+    "config that is a list": (["--config", "list.yaml"], "list.yaml holds no options"),
+    "config that is a picture": (["--config", "picture.png"], "picture.png is not YAML"),
+    "config that is a text": (["--config", "file.txt"], "file.txt holds no options"),
+    "config that is empty": (["--config", "empty.yaml"], "empty.yaml holds no options"),
+    "name that is a path": ([*CONFIG, "--name", "../elsewhere"], "--name ../elsewhere"),
     "config with a word for a number": (["--config", "word.yaml"], "--model.lr"),
     "lr zero": ([*CONFIG, "--model.lr", "0"], "lr must be above 0"),
     "lr negative": ([*CONFIG, "--model.lr", "-0.1"], "lr must be above 0"),
@@ -76,6 +80,8 @@ def desk(workplace: Path) -> Path:
     (workplace / "file.txt").write_text("not a folder")
     (workplace / "unknown.yaml").write_text("modell:\n  lr: 0.1\n")
     (workplace / "broken.yaml").write_text("model:\n  lr: [\n")
+    (workplace / "empty.yaml").touch()
+    (workplace / "picture.png").write_bytes(b"\x89PNG\r\n")
     (workplace / "list.yaml").write_text("- 1\n- 2\n")
     (workplace / "word.yaml").write_text("model:\n  lr: fast\n")
     return workplace

@@ -1,5 +1,6 @@
 """Files that are whole or absent, whatever happens while they are written: kills, full disks, read-only folders."""
 
+import os
 import resource
 import shutil
 import signal
@@ -95,6 +96,22 @@ def fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(OLD)
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("new")
+    for name in ("link", "dangling"):
+        write_durably(tmp_path / name, NEW)
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "file").read_bytes() == (tmp_path / "new").read_bytes() == NEW
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_durably(tmp_path / "pipe", b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def trained(folder: Path) -> list[Path]:

@@ -70,3 +70,24 @@ def test_a_checkpoint_far_from_its_run_is_tested_and_what_lies_there_is_left_alo
     before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
     assert main(["test", "--ckpt_path", str(workplace / "project" / "models" / "net.ckpt")]) == 0
     assert {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("run", ["32-true"], indirect=True)
+def test_a_checkpoint_alone_is_measured_on_the_data_that_it_was_trained_for(
+    run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(list_checkpoints(run)[0], workplace / "net.ckpt")
+    for command in ("validate", "test"):
+        assert main([command, "--ckpt_path", str(run)]) == 0
+        of_the_run = capsys.readouterr().out.splitlines()[:2]
+        assert main([command, "--ckpt_path", "nothing.ckpt", "--ckpt_path", "net.ckpt"]) == 0  # the last one counts
+        assert capsys.readouterr().out.splitlines() == of_the_run
+
+
+@pytest.mark.parametrize("run", ["32-true"], indirect=True)
+@pytest.mark.parametrize("option", [("--data.val_size", "1000"), ("--seed_everything", "2")])
+def test_images_that_were_trained_on_are_not_validated_on(
+    option: tuple[str, str], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", "--ckpt_path", str(run), *option]) == 2
+    assert "may have seen these images" in capsys.readouterr().err

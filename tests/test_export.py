@@ -58,6 +58,8 @@ def test_the_onnx_file_says_what_goes_in_and_holds_no_path_of_this_machine(onnx_
     assert notes["input"].startswith("images (N, 1, 28, 28) float32 in [0, 1]: 0 background, 1 ink")
     assert notes["output"].startswith("logits (N, 10)")
     assert notes["hidden"] == "[40]"
+    assert notes["dataset"] == "MNIST"
+    assert json.loads(notes["classes"])[7] == "7"
     assert "[0, 1]" in model.doc_string
     content = onnx_file.read_bytes()
     for path in (str(Path(torch.__file__).parent), str(Path(export.__file__).parent), "site-packages", ".py"):
@@ -82,8 +84,8 @@ def test_the_onnx_file_runs_without_torch_by_the_program_in_the_readme(
 
 def test_a_file_that_computes_something_else_is_refused(root: Path, onnx_file: Path) -> None:
     other = MLP((40,)).eval()
-    with pytest.raises(ValueError, match=r"was not written: on [\d,]+ of 10,000 test images it would give another class"):
-        export._compare(other, onnx_file.read_bytes(), Path("model.onnx"), root)
+    with pytest.raises(ValueError, match=r"was not written: on [\d,]+ of 10,000 test images of MNIST it would give"):
+        export._compare(other, "MNIST", onnx_file.read_bytes(), Path("model.onnx"), root)
 
 
 def test_safetensors_holds_every_weight_bit_for_bit_with_its_description(run: Path, workplace: Path) -> None:
@@ -108,6 +110,11 @@ def test_an_existing_file_is_replaced_whole(run: Path, workplace: Path) -> None:
     assert target.read_bytes() == first
     with safetensors.safe_open(target, "pt") as file:
         assert file.metadata()["description"] == (workplace / "model.json").read_text()
+
+
+def test_the_description_names_the_classes_of_the_data_set_that_was_trained_on(workplace: Path) -> None:
+    export.export_safetensors(MLP((40,)), "FashionMNIST", workplace / "model.safetensors")
+    assert json.loads((workplace / "model.json").read_text())["classes"][9] == "Ankle boot"
 
 
 def test_a_description_replaces_nothing_but_a_description(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,20 @@ def test_every_mode_of_pillow_has_a_luminance(mode: str, digits: list[Digit]) ->
     assert difference(prepare(picture), prepare(page)) < (0.3 if mode == "1" else 0.1)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_levels_of_any_number_of_bits_are_read_from_a_16_bit_picture(bits: int, digits: list[Digit]) -> None:
+    page = on_paper(digits[1]).convert("L")
+    levels = np.asarray(page).astype(np.float64) / 255
+    picture = Image.fromarray(np.round(levels * (2**bits - 1)).astype(np.uint16))
+    assert difference(prepare(picture), prepare(page)) < 0.1
+
+
+def test_levels_may_lie_on_both_sides_of_0(digits: list[Digit]) -> None:
+    page = on_paper(digits[1]).convert("L")
+    picture = Image.fromarray((np.asarray(page) / 127.5 - 1).astype(np.float32))
+    assert difference(prepare(picture), prepare(page)) < 0.1
+
+
 def test_a_28x28_picture_is_kept_as_it_is_and_its_negative_is_inverted(digits: list[Digit]) -> None:
     for digit in digits:
         assert np.array_equal(prepare(Image.fromarray(digit)), digit)

@@ -1,10 +1,12 @@
 import csv
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,7 +25,7 @@ from pictures import (
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lit_mnist import predict_images
+from lit_mnist import LitMLP, predict_images
 from lit_mnist.checkpoint import load_mlp
 from lit_mnist.cli import main
 from lit_mnist.dataset import load
@@ -221,6 +223,7 @@ def test_its_own_output_is_neither_read_nor_replaces_a_picture(
         (["--images"], "expected at least one argument"),
         (["--pictures", "a.png"], "unrecognized arguments"),
         (["--dataset", "LSUN"], "LSUN"),
+        (["--out", "same.png", "--sheet", "./same.png"], "--out and --sheet are both same.png."),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
@@ -236,9 +239,10 @@ def test_a_file_that_cannot_be_written_is_one_sentence_and_exit_code_2(
     run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(test_set[0][0].numpy()).save(workplace / "a.png")
-    for out in ("a.png/table.csv", "/proc/table.csv"):
-        assert main(["predict", "--ckpt_path", str(run), "--images", "a.png", "--out", out]) == 2
+    for option, name in (("--out", "a.png/table.csv"), ("--out", "/proc/table.csv"), ("--sheet", "a.png/sheet.png")):
+        assert main(["predict", "--ckpt_path", str(run), "--images", "a.png", option, name]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in workplace.iterdir()] == ["a.png"]
 
 
 def test_a_link_to_itself_is_named_and_the_rest_is_told(
@@ -283,3 +287,35 @@ def test_help_fits_a_screen_and_is_quick() -> None:
     assert time.perf_counter() - start < 5
     assert len(result.stdout.splitlines()) <= 30
     assert "torch" not in result.stderr
+
+
+def test_a_picture_that_pillow_has_opened_is_turned_as_the_file_is(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    page = Image.fromarray(test_set[0][0].numpy()).resize((200, 280)).transpose(Image.Transpose.ROTATE_90)
+    page.save(workplace / "a.png", exif=exif)
+    with Image.open(workplace / "a.png") as opened:
+        assert torch.equal(predict_images(run, [opened])[1], predict_images(run, "a.png")[1])
+
+
+def test_what_is_no_picture_or_no_network_is_named(run: Path, test_set: tuple[Tensor, Tensor], workplace: Path) -> None:
+    Image.fromarray(test_set[0][0].numpy()).resize((200, 200)).save(workplace / "a.png")
+    cut = Image.open(io.BytesIO((workplace / "a.png").read_bytes()[:-500]))
+    wrong: list[tuple[Any, str]] = [
+        (np.zeros((28, 28)), r"images\[0\]: neither a path nor a PIL image, but ndarray"),
+        ([None], r"images\[0\]: neither a path nor a PIL image, but NoneType"),
+        (["a.png", Image.new("L", (0, 0))], r"images\[1\]: it has no pixel"),
+        ([cut], r"images\[0\]: the image is damaged"),
+    ]
+    for images, sentence in wrong:
+        with pytest.raises(ValueError, match=sentence):
+            predict_images(run, images)
+    with pytest.raises(ValueError, match="checkpoint: neither a path nor a network, but dict"):
+        predict_images({}, "a.png")  # type: ignore[arg-type]
+
+
+def test_the_network_may_be_given_as_the_module_that_was_trained(run: Path, test_set: tuple[Tensor, Tensor]) -> None:
+    module = LitMLP.load_from_checkpoint(run)
+    assert torch.equal(predict_images(module, test_set[0])[1], predict_images(run, test_set[0])[1])
