@@ -69,7 +69,7 @@ def test_the_surest_mistakes_come_first_and_are_named(answers: tuple[Tensor, Ten
     shown = [axes for axes in figure.axes if axes.images]
     assert [int(shown_levels(axes)[5, 5]) for axes in shown] == [7, 17, 21]
     surest = float(logits[7].softmax(0).max())
-    assert shown[0].get_title() == f"Sneaker taken for Trouser\n{100 * surest:.1f} %"
+    assert shown[0].get_title() == f"Sneaker\ntaken for Trouser\n{100 * surest:.1f} %"
     assert figure.get_suptitle() == "The 3 surest of 4 mistakes"
     alike = draw_mistakes(images[:, None].float() / 255, labels, logits, CLOTHES, most=3)
     assert as_png(alike) == as_png(figure)
