@@ -13,14 +13,6 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import (
-    BatchSizeFinder,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    ModelPruning,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 
@@ -49,12 +41,12 @@ for quiet in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(quiet).setLevel(logging.WARNING)  # it advertises at INFO
 logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a profiler reports
 NOT_PLAIN_SGD = (
-    BatchSizeFinder,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    ModelPruning,
-    StochasticWeightAveraging,
-    WeightAveraging,
+    pl.callbacks.BatchSizeFinder,
+    pl.callbacks.GradientAccumulationScheduler,
+    pl.callbacks.LearningRateFinder,
+    pl.callbacks.ModelPruning,
+    pl.callbacks.StochasticWeightAveraging,
+    pl.callbacks.WeightAveraging,
 )
 NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 

@@ -53,7 +53,8 @@ def evaluate_run(command: str, options: list[str]) -> None:
     (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)
     for tag, value in measured.items():
         print(f"{tag:>14}  {f'{100 * value:.2f} %' if tag.endswith('accuracy') else f'{value:.4f}'}")
-    if command == "test" and _is_the_result(path, folder, data) and trainer.is_global_zero:
+    of_its_kind = data.dataset == trained_on.get("dataset")
+    if command == "test" and of_its_kind and _is_the_result(path, folder) and trainer.is_global_zero:
         _show_mistakes(folder, model, data)
 
 
@@ -87,11 +88,9 @@ def _check_held_out(data: MNISTDataModule, trained_on: dict[str, Any]) -> None:
             raise ValueError(f"{name} is {ours}, but the network was trained with {theirs}: it may have seen these images.")
 
 
-def _is_the_result(path: Path, folder: RunFolder, data: MNISTDataModule) -> bool:
-    """Whether the network is that of a finished run, on its own kind of images, so that pictures belong to its record."""
-    config = folder.config
-    newest = list_checkpoints(folder.path)[:1] == [path]
-    return folder.is_finished and newest and config is not None and config["data"]["dataset"] == data.dataset
+def _is_the_result(path: Path, folder: RunFolder) -> bool:
+    """Whether the network is that of a finished run, so that pictures belong to its record."""
+    return folder.is_finished and folder.config is not None and list_checkpoints(folder.path)[:1] == [path]
 
 
 def _show_mistakes(folder: RunFolder, model: LitMLP, data: MNISTDataModule) -> None:

@@ -94,7 +94,8 @@ class LitMLP(pl.LightningModule):
         try:
             return super().load_from_checkpoint(path, *args, **kwargs)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"{path} cannot be loaded as {cls.__name__}: {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path} holds another network than {cls.__name__}, or cannot be loaded so: {reason}") from None
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 1, 28, 28) or (N, 784) in [0, 1] -> logits (N, 10)."""

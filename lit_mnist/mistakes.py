@@ -40,7 +40,7 @@ def draw_confusion(labels: Tensor, predictions: Tensor, classes: Sequence[str]) 
     figure = Figure(figsize=(7, 6.4), layout="constrained")
     axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=f"{total - right:,} mistakes in {total:,} images")
     axes.imshow(wrong.numpy(), cmap="Blues", vmin=0, vmax=max(1, int(wrong.max())))
-    names_are_long = max(map(len, classes)) > 2
+    names_are_long = _are_long(classes)
     axes.set_xticks(
         range(CLASSES),
         classes,
@@ -74,8 +74,8 @@ def draw_mistakes(images: Tensor, labels: Tensor, logits: Tensor, classes: Seque
     surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:most].tolist()
     columns = 5
     rows = max(1, -(-len(surest) // columns))
-    newline = "\n" if max(map(len, classes)) > 2 else " "  # long names need a line each
-    figure = Figure(figsize=(1.6 * columns, 0.5 + (2.1 if newline == "\n" else 1.9) * rows), layout="constrained")
+    between, height = ("\n", 2.1) if _are_long(classes) else (" ", 1.9)  # long names need a line each
+    figure = Figure(figsize=(1.6 * columns, 0.5 + height * rows), layout="constrained")
     title = f"The {len(surest)} surest of {len(wrong):,} mistakes" if surest else f"No mistake in {len(labels):,} images"
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -84,5 +84,9 @@ def draw_mistakes(images: Tensor, labels: Tensor, logits: Tensor, classes: Seque
     for axes, index in zip(grid, surest, strict=False):
         axes.imshow(images[index].reshape(28, 28).cpu().numpy(), cmap="gray")
         true, predicted = classes[int(labels[index])], classes[int(predictions[index])]
-        axes.set_title(f"{true}{newline}taken for {predicted}\n{100 * confidence[index]:.1f} %", fontsize=9)
+        axes.set_title(f"{true}{between}taken for {predicted}\n{100 * confidence[index]:.1f} %", fontsize=9)
     return figure
+
+
+def _are_long(classes: Sequence[str]) -> bool:
+    return max(map(len, classes)) > 2

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lit_mnist.config import find_config
+from lit_mnist.config import find_config, read_config
 
 
 class OptionParser(LightningArgumentParser):
@@ -34,12 +34,18 @@ def with_configs_found(options: list[str]) -> list[str]:
     for option in options:
         name, equals, value = option.partition("=")
         if is_config:
-            option = str(find_config(option))
+            option = _found(option)
         elif equals and name in ("--config", "-c"):
-            option = f"{name}={find_config(value)}"
+            option = f"{name}={_found(value)}"
         is_config = option in ("--config", "-c")
         found.append(option)
     return found
+
+
+def _found(config: str) -> str:
+    path = find_config(config)
+    read_config(path)  # names the file that holds no options, which the parser does not
+    return str(path)
 
 
 def without(options: list[str], *names: str) -> list[str]:

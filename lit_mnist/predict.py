@@ -213,9 +213,10 @@ def _predict_test_images(checkpoint: str, dataset: str | None, root: str | None,
     from lit_mnist.dataset import DEFAULT_ROOT, load, prepare
     from lit_mnist.sheet import SHOWN, Sheet
 
-    network = _network(checkpoint)
+    path = find_checkpoint(Path(checkpoint))
+    network = _network(path)
     folder = Path(root).expanduser() if root else DEFAULT_ROOT
-    dataset = dataset or data_of(find_checkpoint(Path(checkpoint))).get("dataset", "MNIST")
+    dataset = dataset or data_of(path).get("dataset", "MNIST")
     prepare(dataset, folder)
     images, truth = load(dataset, folder, "test")
     labels, probabilities = _predict(network, images)

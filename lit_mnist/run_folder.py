@@ -9,6 +9,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lit_mnist.checkpoint import list_checkpoints
+from lit_mnist.config import NOT_YAML
 from lit_mnist.durable import is_part, remove_parts, write_durably
 
 Config = dict[str, Any]
@@ -53,7 +54,7 @@ class RunFolder:
         """The configuration that the run was started with; None where there is none to be read."""
         try:
             config = yaml.safe_load(self.config_path.read_text())
-        except (OSError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: not UTF-8, a 31st of June
+        except (OSError, *NOT_YAML):
             return None
         return config if isinstance(config, dict) and {"model", "data", "trainer"} <= set(config) else None
 

@@ -67,8 +67,8 @@ FORGED = {
     "tensor": "is not a checkpoint of lit_mnist",
     "foreign": "is not a checkpoint of lit_mnist",
     "newer": f"has format {CHECKPOINT_FORMAT + 1}, but this version of lit_mnist reads format {CHECKPOINT_FORMAT}",
-    "architecture": "holds another network|cannot be loaded as LitMLP",
-    "shape": "holds another network|cannot be loaded as LitMLP",
+    "architecture": "holds another network",
+    "shape": "holds another network",
     "folder": "holds no usable checkpoint",
     "missing": "does not exist",
 }

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_mnist.config import SHIPPED, find_config
+from lit_mnist.config import SHIPPED, find_config, read_config
 from lit_mnist.study import main
 from lit_mnist.study.ending import Ending, read_ending
 from lit_mnist.study.estimate import Cost, costs, estimate, spoken, wall_seconds
@@ -24,7 +24,6 @@ from lit_mnist.study.plan import (
     parse_seeds,
     plan_configurations,
     plan_runs,
-    read_settings,
     refuse_other_settings,
     write_configs,
 )
@@ -196,14 +195,14 @@ def test_of_studies_started_at_once_with_different_settings_in_one_folder_one_go
             write_configs(plan, out)
         except ValueError:
             return False
-        return read_settings(plan[0].file(out)) == plan[0].settings
+        return read_config(plan[0].file(out)) == plan[0].settings
 
     for number in range(20):
         out, gate = tmp_path / str(number), threading.Barrier(2)
         with ThreadPoolExecutor(2) as pool:
             goes_on = list(pool.map(start, plans, [out] * 2, [gate] * 2))
         assert sorted(goes_on) == [False, True]
-        settings = [read_settings(configuration.file(out)) for configuration in plans[goes_on.index(True)]]
+        settings = [read_config(configuration.file(out)) for configuration in plans[goes_on.index(True)]]
         assert settings == [configuration.settings for configuration in plans[goes_on.index(True)]]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lit_mnist.config import NOT_YAML
 from lit_mnist.report.departures import departures, find_setting
 from lit_mnist.report.event_file import Scalars, event_files, read_scalars
 from lit_mnist.report.quantity import EARLY_IMAGES
@@ -101,7 +102,7 @@ def _read_run(path: Path, where: str) -> tuple[Run | None, list[str]]:
 def _read_settings(config: Path) -> tuple[Any, list[str]]:
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):  # of dates that are none, and deep nesting, too
+    except NOT_YAML:
         return None, ["its config.yaml is not YAML"]
     return settings, [] if isinstance(settings, dict) else ["its config.yaml holds no settings"]
 

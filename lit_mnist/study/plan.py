@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from lit_mnist.config import find_config
+from lit_mnist.config import find_config, read_config
 from lit_mnist.durable import write_durably
 from lit_mnist.study.grid import Grid, point_name, points
-from lit_mnist.study.settings import NOT_YAML, Settings, difference, merged
+from lit_mnist.study.settings import Settings, difference, merged
 
 MOST_SEEDS = 2**32  # seeds are below it, as numpy and Lightning want them
 
@@ -77,19 +77,6 @@ def parse_seeds(text: str) -> Sequence[int]:
     return seeds
 
 
-def read_settings(file: Path) -> Settings:
-    """The settings in a config file; ValueError when it holds none."""
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except NOT_YAML:
-        raise ValueError(f"{file} is not a config: it is not valid YAML.") from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} is not a config: it holds no options.")
-    return settings
-
-
 def plan_configurations(configs: Sequence[str], grid: Grid, options: Settings, keep_names: bool) -> list[Configuration]:
     """Each config at each point of the grid, with the options for all.
 
@@ -108,7 +95,7 @@ def plan_configurations(configs: Sequence[str], grid: Grid, options: Settings, k
     configurations: dict[str, Configuration] = {}
     for config in configs:
         file = find_config(config)
-        base = read_settings(file)
+        base = read_config(file)
         for point in points(grid):
             changes = {**options, **point}
             settings = merged(base, changes)
@@ -134,7 +121,7 @@ def refuse_other_settings(configurations: Sequence[Configuration], out: Path) ->
         file = configuration.file(out)
         if not file.exists():
             continue
-        change = difference(read_settings(file), configuration.settings)
+        change = difference(read_config(file), configuration.settings)
         if change:
             raise ValueError(f"{file.parent} holds runs of other settings ({change}): choose another --out.")
 

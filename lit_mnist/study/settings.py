@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # of dates that are none, and deep nesting, too
+from lit_mnist.config import NOT_YAML
+
 Settings = dict[str, Any]  # nested by the dots of the option: {"model": {"lr": 0.1}}
 
 # What the study itself decides for each run.
