@@ -5,19 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_mnist.data import MNISTDataModule
-    from lit_mnist.divergence import Diverged
     from lit_mnist.lit_mlp import LitMLP
     from lit_mnist.mlp import MLP
-    from lit_mnist.predict import predict_images
+    from lit_mnist.predict.predict import predict_images
+    from lit_mnist.training.divergence import Diverged
 
 __version__ = "1.0.0"
 
 _HOMES = {
-    "Diverged": "lit_mnist.divergence",
+    "Diverged": "lit_mnist.training.divergence",
     "LitMLP": "lit_mnist.lit_mlp",
     "MLP": "lit_mnist.mlp",
     "MNISTDataModule": "lit_mnist.data",
-    "predict_images": "lit_mnist.predict",
+    "predict_images": "lit_mnist.predict.predict",
 }
 
 __all__ = ["MLP", "Diverged", "LitMLP", "MNISTDataModule", "__version__", "predict_images"]

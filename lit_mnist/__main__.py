@@ -2,6 +2,6 @@
 
 import sys
 
-from lit_mnist.cli import main
+from lit_mnist.cli.main import main
 
 sys.exit(main())

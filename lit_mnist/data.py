@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lit_mnist.block import IMAGES_PER_BLOCK, BlockLoader, EpochOrder, generator
-from lit_mnist.dataset import DEFAULT_ROOT, checksum, find, load, prepare
+from lit_mnist.datasets.files import DEFAULT_ROOT, checksum, find, load, prepare
+from lit_mnist.engines.blocks import IMAGES_PER_BLOCK, BlockLoader, EpochOrder, generator
 
 IMAGES_PER_EVALUATION_BATCH = 5000  # 20 MB of activations, and no faster when larger
 

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from lit_mnist.block import Batch, Block
-from lit_mnist.checkpoint import CHECKPOINT_FORMAT, find_checkpoint
-from lit_mnist.divergence import check_finite
-from lit_mnist.exact_engine import exact_steps
-from lit_mnist.fast_engine import FastEngine
-from lit_mnist.measures import Measures
+from lit_mnist.engines.blocks import Batch, Block
+from lit_mnist.engines.exact import exact_steps
+from lit_mnist.engines.fast import FastEngine
+from lit_mnist.engines.position import count_sgd_steps, restore_position, save_position
 from lit_mnist.mlp import IMAGE_PIXELS, MLP
-from lit_mnist.position import count_sgd_steps, restore_position, save_position
+from lit_mnist.record.checkpoint import CHECKPOINT_FORMAT, find_checkpoint
+from lit_mnist.training.divergence import check_finite
+from lit_mnist.training.metrics import Measures
 
 Engine = Literal["exact", "fast"]
 ImagesAndLabels = tuple[Tensor, Tensor]

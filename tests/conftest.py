@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threa
 import pytest
 import torch
 
-from lit_mnist.dataset import DEFAULT_ROOT, prepare
+from lit_mnist.datasets.files import DEFAULT_ROOT, prepare
 
 torch.set_num_threads(1)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lit_mnist.checkpoint import CHECKPOINT_FORMAT
 from lit_mnist.lit_mlp import LitMLP
+from lit_mnist.record.checkpoint import CHECKPOINT_FORMAT
 
 
 def checkpoint_of(hidden: tuple[int, ...] = (16,), seed: int = 1) -> dict[str, Any]:

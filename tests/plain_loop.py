@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from lit_mnist.block import EpochOrder
-from lit_mnist.dataset import load
+from lit_mnist.datasets.files import load
+from lit_mnist.engines.blocks import EpochOrder
 from lit_mnist.mlp import MLP
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_mnist.cli import main
+from lit_mnist.cli.main import main
 
 CONFIG = ["--config", "lr0.1"]
 

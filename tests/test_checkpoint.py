@@ -10,16 +10,16 @@ import torch
 from forgeries import FORGED, checkpoint_of, forge
 from victim import Moment, Victim
 
-from lit_mnist.checkpoint import (
+from lit_mnist.cli.main import main
+from lit_mnist.lit_mlp import LitMLP
+from lit_mnist.mlp import MLP
+from lit_mnist.record.checkpoint import (
     DurableCheckpointIO,
     find_checkpoint,
     list_checkpoints,
     load_mlp,
     read_checkpoint,
 )
-from lit_mnist.cli import main
-from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.mlp import MLP
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import lit_mnist
-from lit_mnist.dataset import DATASETS, checksum, load, prepare
+from lit_mnist.datasets.files import DATASETS, checksum, load, prepare
 
 FILES = [file.name for file in DATASETS["MNIST"].files]
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
@@ -88,7 +88,7 @@ def test_prepare_needs_no_torchvision_and_leaves_nothing_but_the_files(tmp_path:
     code = f"""
 import sys
 from pathlib import Path
-from lit_mnist.dataset import checksum, load, prepare
+from lit_mnist.datasets.files import checksum, load, prepare
 prepare("MNIST", Path({str(tmp_path)!r}))
 load("MNIST", Path({str(tmp_path)!r}), "test")
 print("torchvision" in sys.modules)

@@ -21,8 +21,8 @@ import pytest
 from filelock import FileLock
 from test_publication import assert_loads, raw_of, small, write_archives, write_files
 
-from lit_mnist.catalogue import DATASETS
-from lit_mnist.dataset import load, prepare
+from lit_mnist.datasets.files import load, prepare
+from lit_mnist.datasets.registry import DATASETS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL, user ids and file permissions are POSIX's")
 

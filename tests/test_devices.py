@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lit_mnist import LitMLP, MNISTDataModule
-from lit_mnist.block import Block, BlockLoader
-from lit_mnist.cli import main
+from lit_mnist.cli.main import main
+from lit_mnist.engines.blocks import Block, BlockLoader
 
 GPU = torch.accelerator.current_accelerator(check_available=True)
 ACCELERATORS = ["cpu", *(["gpu"] if GPU else [])]

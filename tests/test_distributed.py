@@ -17,8 +17,8 @@ from torch import Tensor
 from victim import PATIENCE, Victim
 
 from lit_mnist import MLP, MNISTDataModule
-from lit_mnist.checkpoint import list_checkpoints, load_mlp
-from lit_mnist.cli import main
+from lit_mnist.cli.main import main
+from lit_mnist.record.checkpoint import list_checkpoints, load_mlp
 
 EPOCHS = 2
 # The last batch of an epoch cannot be shared evenly: 11 images by two processes; 1 image by three, two of which have none.

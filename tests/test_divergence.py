@@ -10,7 +10,7 @@ from plain_loop import plain_loop
 from remains import points_of, result_of
 from victim import Moment, Victim
 
-from lit_mnist.checkpoint import list_checkpoints, load_mlp
+from lit_mnist.record.checkpoint import list_checkpoints, load_mlp
 
 IMAGES, BATCH, EPOCHS, BLOCK = 400, 8, 4, 16
 STEPS = IMAGES // BATCH  # per epoch

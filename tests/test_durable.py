@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from victim import Moment, Victim
 
-from lit_mnist.checkpoint import list_checkpoints, read_checkpoint
-from lit_mnist.durable import is_part, remove_parts, write_durably
+from lit_mnist.record.atomic import is_part, remove_parts, write_durably
+from lit_mnist.record.checkpoint import list_checkpoints, read_checkpoint
 
 OLD, NEW = b"old" * 10_000, b"new" * 20_000
 TRAIN = (

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from remains import result_of
 
-from lit_mnist.checkpoint import list_checkpoints
-from lit_mnist.cli import main
+from lit_mnist.cli.main import main
+from lit_mnist.record.checkpoint import list_checkpoints
 
 SMALL = ("--model.hidden", "[64,32]", "--data.train_size", "3000", "--data.val_size", "500", "--trainer.max_epochs", "2")
 

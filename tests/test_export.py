@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from lit_mnist import export
-from lit_mnist.checkpoint import load_mlp
-from lit_mnist.cli import main
-from lit_mnist.dataset import load
+from lit_mnist.cli.main import main
+from lit_mnist.datasets.files import load
 from lit_mnist.mlp import MLP
+from lit_mnist.record.checkpoint import load_mlp
 
 SETTINGS = ["--trainer.max_epochs", "1", "--data.train_size", "2000", "--test_every_epoch", "false", "--threads", "1"]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_mnist import fast_engine
-from lit_mnist.dataset import load
-from lit_mnist.fast_engine import FastEngine
+from lit_mnist.datasets.files import load
+from lit_mnist.engines.fast import FastEngine
+from lit_mnist.engines.products import OneDnnProducts, TorchProducts
 from lit_mnist.mlp import MLP
-from lit_mnist.products import OneDnnProducts, TorchProducts
 
 
 @pytest.fixture(params=[TorchProducts, OneDnnProducts])

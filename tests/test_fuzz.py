@@ -20,11 +20,11 @@ from kills import Experiment
 from plain_loop import plain_loop
 from victim import Moment, Victim
 
-from lit_mnist.checkpoint import list_checkpoints, read_checkpoint
-from lit_mnist.cli import main
-from lit_mnist.durable import is_part
-from lit_mnist.provenance import weights_sha256
-from lit_mnist.run_folder import RunFolder
+from lit_mnist.cli.main import main
+from lit_mnist.record.atomic import is_part
+from lit_mnist.record.checkpoint import list_checkpoints, read_checkpoint
+from lit_mnist.record.folder import RunFolder
+from lit_mnist.record.provenance import weights_sha256
 
 SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
 WORDS = st.sampled_from(["", "null", "nan", ".inf", "-1", "0", "1e999", "[", "{a: b}", "true", "ä\x00", "'", "~", "0x10"])

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_mnist.idx import decode_idx, read_idx
+from lit_mnist.datasets.idx import decode_idx, read_idx
 
 BYTES = bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255])
 

@@ -20,8 +20,8 @@ from pictures import (
 )
 from PIL import Image, ImageDraw, ImageOps
 
-from lit_mnist.dataset import load
-from lit_mnist.images import grey, prepare, read
+from lit_mnist.datasets.files import load
+from lit_mnist.predict.preprocess import grey, prepare, read
 
 FORMATS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "L.png": lambda page: page,
@@ -309,5 +309,5 @@ def test_a_damaged_file_is_a_picture_or_a_sentence_but_never_a_crash(kind: str, 
 
 
 def test_preparing_pictures_needs_no_torch() -> None:
-    check = "import sys, lit_mnist.images, lit_mnist.sheet; sys.exit('torch' in sys.modules)"
+    check = "import sys, lit_mnist.predict.preprocess, lit_mnist.predict.sheet; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -11,9 +11,9 @@ from remains import points_of
 from torch import Tensor
 
 from lit_mnist import LitMLP, MNISTDataModule
-from lit_mnist.block import Batch
-from lit_mnist.event_log import EventLog
-from lit_mnist.provenance import weights_sha256
+from lit_mnist.engines.blocks import Batch
+from lit_mnist.record.events import EventLog
+from lit_mnist.record.provenance import weights_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
 STEPS = 94  # per epoch

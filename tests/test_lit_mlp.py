@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_mnist import MLP, Diverged, LitMLP, MNISTDataModule
-from lit_mnist.block import Batch, EpochOrder
-from lit_mnist.provenance import weights_sha256
+from lit_mnist.engines.blocks import Batch, EpochOrder
+from lit_mnist.record.provenance import weights_sha256
 
 STEPS = 200
 

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_mnist.curves import as_png
-from lit_mnist.mistakes import count_confusion, draw_confusion, draw_mistakes
+from lit_mnist.plots import as_png
+from lit_mnist.training.mistakes import count_confusion, draw_confusion, draw_mistakes
 
 DIGITS = [str(digit) for digit in range(10)]
 CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]

@@ -26,9 +26,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lit_mnist import LitMLP, predict_images
-from lit_mnist.checkpoint import load_mlp
-from lit_mnist.cli import main
-from lit_mnist.dataset import load
+from lit_mnist.cli.main import main
+from lit_mnist.datasets.files import load
+from lit_mnist.record.checkpoint import load_mlp
 
 SETTINGS = [
     "--trainer.max_epochs",
@@ -265,7 +265,7 @@ def test_the_root_may_begin_with_the_home_folder(
 
 
 def test_a_folder_that_cannot_be_listed_is_named(run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lit_mnist.picture_files import list_files
+    from lit_mnist.predict.picture_files import list_files
 
     (workplace / "locked").mkdir(mode=0)
     user = os.geteuid()

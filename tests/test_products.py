@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_mnist import products
-from lit_mnist.products import OneDnnProducts, TorchProducts, products_for
+from lit_mnist.engines.products import OneDnnProducts, TorchProducts, products_for
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from lit_mnist.catalogue import DATASETS, DataSet, IdxFile
-from lit_mnist.dataset import checksum, load, prepare
+from lit_mnist.datasets.files import checksum, load, prepare
+from lit_mnist.datasets.registry import DATASETS, DataSet, IdxFile
 
 TRAIN, TEST = 20, 10
 torchvision_datasets = importlib.import_module("torchvision.datasets")  # it has no types

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import lit_mnist
-from lit_mnist.config import SHIPPED, find_config
+from lit_mnist.record.configs import SHIPPED, find_config
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "lit_mnist"
@@ -68,7 +68,9 @@ def test_the_public_names_are_there() -> None:
 
 
 def test_importing_the_package_alone_imports_no_torch() -> None:
-    program = "import lit_mnist, lit_mnist.cli, sys; print(sorted({'torch', 'numpy', 'matplotlib', 'yaml'} & set(sys.modules)))"
+    program = (
+        "import lit_mnist, lit_mnist.cli.main, sys; print(sorted({'torch', 'numpy', 'matplotlib', 'yaml'} & set(sys.modules)))"
+    )
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
 
 

@@ -13,7 +13,7 @@ from statistics import median
 import pytest
 from PIL import Image, ImageDraw
 
-from lit_mnist import cli
+from lit_mnist.cli import main as cli
 from lit_mnist.report import results_table
 
 REPOSITORY = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ import pytest
 from invented_runs import write_run, write_study
 from report_text import section
 
-from lit_mnist.cli import main as cli
-from lit_mnist.outcome import FAR_WORSE_BY, NO_BETTER_THAN
+from lit_mnist.cli.main import main as cli
+from lit_mnist.record.outcome import FAR_WORSE_BY, NO_BETTER_THAN
 from lit_mnist.report import main, results_table
 
 

@@ -12,7 +12,7 @@ from kills import Experiment, difference, run_experiments
 from remains import points_of, result_of, without_steps
 from victim import Moment, Victim
 
-from lit_mnist.checkpoint import find_checkpoint, read_checkpoint
+from lit_mnist.record.checkpoint import find_checkpoint, read_checkpoint
 
 EXPERIMENT = Experiment(batch_size=32, val_size=500)
 # In the order in which one run comes to them; each line is the end of another process.

@@ -10,8 +10,8 @@ import torch
 from kills import Experiment, difference
 from victim import Moment, Victim
 
-from lit_mnist.checkpoint import find_checkpoint, read_checkpoint
-from lit_mnist.cli import main
+from lit_mnist.cli.main import main
+from lit_mnist.record.checkpoint import find_checkpoint, read_checkpoint
 
 EXPERIMENT = Experiment(batch_size=32, val_size=500)
 

@@ -7,7 +7,7 @@ from kills import Experiment
 from remains import result_of
 from victim import Victim
 
-from lit_mnist.event_log import EventLog
+from lit_mnist.record.events import EventLog
 
 # Two seconds between the first point of a curve and the last one, so that a disturbance comes in time on a busy machine.
 OPTIONS = (*Experiment(batch_size=8, val_size=0).options, "--trainer.max_epochs", "12")

@@ -12,7 +12,7 @@ import pytest
 from kills import Experiment, difference
 from victim import PATIENCE, Victim
 
-from lit_mnist.checkpoint import list_checkpoints
+from lit_mnist.record.checkpoint import list_checkpoints
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # An epoch that is one block of the Trainer's, and is trained for many seconds at any batch size.
@@ -128,7 +128,7 @@ def test_a_signal_during_the_start_of_the_program_ends_it_without_a_traceback(
 
 SIGNALLED_WHILE_IMPORTING = """
 import os, signal, sys
-from lit_mnist.cli import main
+from lit_mnist.cli.main import main
 
 class Moment:
     def find_spec(self, name, path=None, target=None):
@@ -140,7 +140,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("module", ["numpy.exceptions", "numpy.dtypes", "torch._C", "pytorch_lightning", "lit_mnist.fit"])
+@pytest.mark.parametrize("module", ["numpy.exceptions", "numpy.dtypes", "torch._C", "pytorch_lightning", "lit_mnist.cli.fit"])
 def test_a_signal_within_an_import_ends_the_program_with_its_code_and_without_a_word(module: str, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SIGNALLED_WHILE_IMPORTING, module, *LONG],

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from lit_mnist import cli
+from lit_mnist.cli import main as cli
 
 STUDY = [sys.executable, "-m", "lit_mnist", "study"]
 GRID = [

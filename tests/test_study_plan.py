@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_mnist.config import SHIPPED, find_config, read_config
+from lit_mnist.record.configs import SHIPPED, find_config, read_config
 from lit_mnist.study import main
 from lit_mnist.study.ending import Ending, read_ending
 from lit_mnist.study.estimate import Cost, costs, estimate, spoken, wall_seconds

@@ -8,7 +8,7 @@ import pytest
 from browser import CHROMIUM, DRIVER, PATIENCE, PICTURES, VISIBLE_TEXT, browser, dashboard, shown_on
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_mnist.cli import main
+from lit_mnist.cli.main import main
 
 EPOCHS = 3
 

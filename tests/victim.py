@@ -14,7 +14,7 @@ from typing import Any
 
 # A clean server, without the threads and handlers of the test runner, from which forked children are like new processes.
 SERVER: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-SERVER.set_forkserver_preload(["lit_mnist.fit", "torch.utils.tensorboard", "matplotlib.figure"])
+SERVER.set_forkserver_preload(["lit_mnist.cli.fit", "torch.utils.tensorboard", "matplotlib.figure"])
 PATIENCE = 240  # seconds for anything that takes a few of them; CI machines are slow and shared
 
 
@@ -64,7 +64,7 @@ def _is_of_the_system(function: Any) -> bool:
 
 def command(*options: str) -> int:
     """What a victim does usually: a command of lit_mnist."""
-    from lit_mnist.cli import main
+    from lit_mnist.cli.main import main
 
     return main(list(options))
 

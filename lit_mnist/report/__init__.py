@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_mnist.command import DONE, FAILED, Parser
+from lit_mnist.cli.command import DONE, FAILED, Parser
 
 __all__ = ["main", "results_table"]
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import chain
 
-from lit_mnist.outcome import FAR_WORSE_BY, GUESSING, NO_BETTER_THAN
+from lit_mnist.record.outcome import FAR_WORSE_BY, GUESSING, NO_BETTER_THAN
 from lit_mnist.report.accuracy_figure import draw_test_accuracy
 from lit_mnist.report.comparison import Comparison, compare_ladders
 from lit_mnist.report.configuration import Configuration, Ladder, find_ladders

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lit_mnist.config import NOT_YAML
+from lit_mnist.record.configs import NOT_YAML
 from lit_mnist.report.departures import departures, find_setting
 from lit_mnist.report.event_file import Scalars, event_files, read_scalars
 from lit_mnist.report.quantity import EARLY_IMAGES

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lit_mnist.durable import write_durably
+from lit_mnist.record.atomic import write_durably
 from lit_mnist.report.document import Document, Figure
 from lit_mnist.report.drawing import DARK, LIGHT, paint
 from lit_mnist.report.markdown import render_markdown

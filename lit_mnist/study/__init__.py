@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_mnist.command import DIVERGED, DONE, FAILED, Parser
-from lit_mnist.config import SHIPPED
+from lit_mnist.cli.command import DIVERGED, DONE, FAILED, Parser
+from lit_mnist.record.configs import SHIPPED
 from lit_mnist.study import ending
 from lit_mnist.study.conduct import conduct
 from lit_mnist.study.ending import read_ending

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lit_mnist.command import DONE, FAILED
+from lit_mnist.cli.command import DONE, FAILED
 from lit_mnist.study.dispatch import WorkersLostError, cores, dispatch, open_workers
 from lit_mnist.study.ending import BUSY, STOPPED, Ending
 from lit_mnist.study.estimate import Cost, estimate, spoken, wall_seconds

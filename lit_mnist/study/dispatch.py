@@ -11,10 +11,10 @@ from pathlib import Path
 
 import joblib
 
-from lit_mnist.signals import SIGNALS
 from lit_mnist.study.ending import BUSY, Ending
 from lit_mnist.study.plan import Run
 from lit_mnist.study.supervisor import supervise
+from lit_mnist.training.signals import SIGNALS
 
 
 class WorkersLostError(Exception):

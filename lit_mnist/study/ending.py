@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_mnist.durable import write_durably
+from lit_mnist.record.atomic import write_durably
 
 FINISHED = ("trained", "collapsed", "diverged")  # outcomes that `fit` records
 FAILED = "failed"  # no result: `fit` refused, crashed or was killed; tried again by the same study

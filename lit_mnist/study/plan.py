@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from lit_mnist.config import find_config, read_config
-from lit_mnist.durable import write_durably
+from lit_mnist.record.atomic import write_durably
+from lit_mnist.record.configs import find_config, read_config
 from lit_mnist.study.grid import Grid, point_name, points
 from lit_mnist.study.settings import Settings, difference, merged
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from lit_mnist import cli
-from lit_mnist.command import BAD_INPUT, DIVERGED, DONE
-from lit_mnist.dataset import find
+from lit_mnist.cli import main as cli
+from lit_mnist.cli.command import BAD_INPUT, DIVERGED, DONE
+from lit_mnist.datasets.files import find
 
 IMAGES = 6000  # of a timed run; a tenth of an epoch is 0.3 to 1 s, and 40 steps or more up to batch 128
 UNLIMITED = (None, -1)  # how the Trainer writes that there is no such limit

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lit_mnist.config import NOT_YAML
+from lit_mnist.record.configs import NOT_YAML
 
 Settings = dict[str, Any]  # nested by the dots of the option: {"model": {"lr": 0.1}}
 

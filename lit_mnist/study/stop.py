@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lit_mnist.signals import stop_at_once, stop_through
+from lit_mnist.training.signals import stop_at_once, stop_through
 
 
 class Stop:

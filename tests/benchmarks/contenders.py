@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from lit_mnist.dataset import DEFAULT_ROOT
+from lit_mnist.datasets.files import DEFAULT_ROOT
 from lit_mnist.mlp import MLP
 
 LR = 0.1

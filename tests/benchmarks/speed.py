@@ -20,7 +20,7 @@ from typing import Any
 import fit_process
 from table import OWN_THREADS, Table
 
-from lit_mnist.dataset import DEFAULT_ROOT, prepare
+from lit_mnist.datasets.files import DEFAULT_ROOT, prepare
 
 EPOCH_IMAGES = 60_000
 WORKER = Path(__file__).with_name("worker.py")

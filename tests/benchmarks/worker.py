@@ -25,7 +25,7 @@ def main(contender: str, threads: int, count: int) -> None:
     from contenders import TORCH
     from rivals import jax_scan, keras_fit
 
-    from lit_mnist.dataset import DEFAULT_ROOT, load
+    from lit_mnist.datasets.files import DEFAULT_ROOT, load
 
     if threads:
         torch.set_num_threads(threads)

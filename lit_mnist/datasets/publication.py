@@ -17,10 +17,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from lit_mnist.catalogue import DataSet, IdxFile
-from lit_mnist.checksums import format_sums, read_sums, sha256
-from lit_mnist.durable import remove_parts, write_durably
-from lit_mnist.idx import read_bytes
+from lit_mnist.datasets.checksums import format_sums, read_sums, sha256
+from lit_mnist.datasets.idx import read_bytes
+from lit_mnist.datasets.registry import DataSet, IdxFile
+from lit_mnist.record.atomic import remove_parts, write_durably
 
 _log = logging.getLogger("lit_mnist")
 

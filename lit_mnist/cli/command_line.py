@@ -16,12 +16,12 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import Logger
 
-from lit_mnist.checkpoint import DurableCheckpointIO
+from lit_mnist.cli.options import OptionParser, with_configs_found, without
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.options import OptionParser, with_configs_found, without
-from lit_mnist.progress import EpochProgress
-from lit_mnist.record import SECONDS_BETWEEN_CHECKPOINTS, RunRecord
+from lit_mnist.record.checkpoint import DurableCheckpointIO
+from lit_mnist.training.progress import EpochProgress
+from lit_mnist.training.recorder import SECONDS_BETWEEN_CHECKPOINTS, RunRecord
 
 TRAINER_DEFAULTS = {
     "max_epochs": 20,
@@ -52,7 +52,7 @@ NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 
 
 class CommandLine(LightningCLI):
-    """Parses fit, validate and test and makes the objects they name; what is done with them is in `lit_mnist.training`.
+    """Parses fit, validate and test and makes the objects they name; what is done with them is in `lit_mnist.training.train`.
 
     Args:
         command: fit, validate or test.

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lit_mnist.engines.products import products_for
 from lit_mnist.mlp import CLASSES, MLP
-from lit_mnist.products import products_for
 
 # Images whose first layer is done at once. More rows make products hardly faster; overlaps grow with their square.
 CHUNK_IMAGES = 128

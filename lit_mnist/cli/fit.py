@@ -5,16 +5,16 @@ import sys
 import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from lit_mnist.command import DIVERGED, DONE
-from lit_mnist.command_line import CommandLine
+from lit_mnist.cli.command import DIVERGED, DONE
+from lit_mnist.cli.command_line import CommandLine
+from lit_mnist.cli.evaluate import evaluate_run
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.divergence import Diverged
-from lit_mnist.evaluation import evaluate_run
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.processes import RefusedError
-from lit_mnist.run import Run
-from lit_mnist.signals import Stopped
-from lit_mnist.training import train
+from lit_mnist.training.divergence import Diverged
+from lit_mnist.training.processes import RefusedError
+from lit_mnist.training.run import Run
+from lit_mnist.training.signals import Stopped
+from lit_mnist.training.train import train
 
 
 def fit(options: list[str]) -> int:

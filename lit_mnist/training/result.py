@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from lit_mnist.block import BlockLoader
-from lit_mnist.curves import as_png, draw_loss_curve
-from lit_mnist.divergence import Diverged
-from lit_mnist.durable import write_durably
-from lit_mnist.outcome import judge
-from lit_mnist.provenance import commit, machine, versions, weights_sha256
-from lit_mnist.record import now
-from lit_mnist.run import Run
-from lit_mnist.run_folder import Config, RunFolder
+from lit_mnist.engines.blocks import BlockLoader
+from lit_mnist.plots import as_png, draw_loss_curve
+from lit_mnist.record.atomic import write_durably
+from lit_mnist.record.folder import Config, RunFolder
+from lit_mnist.record.outcome import judge
+from lit_mnist.record.provenance import commit, machine, versions, weights_sha256
+from lit_mnist.training.divergence import Diverged
+from lit_mnist.training.recorder import now
+from lit_mnist.training.run import Run
 
 RESULT_FORMAT = 1
 RESULT_TAGS = ("train/loss", "train/accuracy", "test/accuracy")

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from lit_mnist.block import Batch, Block
+from lit_mnist.engines.blocks import Batch, Block
 
 
 def exact_steps(module: pl.LightningModule, block: Block, loss_of: Callable[[Batch], Tensor]) -> Iterator[Tensor]:

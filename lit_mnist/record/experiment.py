@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lit_mnist.checkpoint import load_mlp, read_checkpoint
-from lit_mnist.run import Run
+from lit_mnist.record.checkpoint import load_mlp, read_checkpoint
+from lit_mnist.training.run import Run
 
 
 def check_same_experiment(run: Run, start: Path) -> list[str]:

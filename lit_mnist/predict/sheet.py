@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lit_mnist.images import grey, with_alpha
+from lit_mnist.predict.preprocess import grey, with_alpha
 
 SHOWN = 100  # pictures at most
 COLUMNS = 4

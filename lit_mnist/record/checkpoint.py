@@ -12,9 +12,9 @@ import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from typing_extensions import override
 
-from lit_mnist.durable import write_durably
 from lit_mnist.mlp import MLP
-from lit_mnist.processes import from_first
+from lit_mnist.record.atomic import write_durably
+from lit_mnist.training.processes import from_first
 
 CHECKPOINT_FORMAT = 1
 KEPT = 2  # the newest, and the one before it in case the newest is damaged later

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lit_mnist.checkpoint import list_checkpoints
-from lit_mnist.config import NOT_YAML
-from lit_mnist.durable import is_part, remove_parts, write_durably
+from lit_mnist.record.atomic import is_part, remove_parts, write_durably
+from lit_mnist.record.checkpoint import list_checkpoints
+from lit_mnist.record.configs import NOT_YAML
 
 Config = dict[str, Any]
 

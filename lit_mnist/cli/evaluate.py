@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_mnist.checkpoint import data_of, find_checkpoint, list_checkpoints
-from lit_mnist.command_line import CommandLine
-from lit_mnist.curves import as_png
+from lit_mnist.cli.command_line import CommandLine
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.dataset import DATASETS
-from lit_mnist.durable import write_durably
-from lit_mnist.event_log import EventLog, event_files
+from lit_mnist.datasets.files import DATASETS
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.mistakes import draw_confusion, draw_mistakes
-from lit_mnist.run_folder import RunFolder
+from lit_mnist.plots import as_png
+from lit_mnist.record.atomic import write_durably
+from lit_mnist.record.checkpoint import data_of, find_checkpoint, list_checkpoints
+from lit_mnist.record.events import EventLog, event_files
+from lit_mnist.record.folder import RunFolder
+from lit_mnist.training.mistakes import draw_confusion, draw_mistakes
 
 SPLIT = ("batch_size", "dataset", "train_size", "val_size")
 IMAGES_SUFFIX = ".test"  # of the event file that holds pictures, not points

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from lit_mnist.block import BlockLoader
+from lit_mnist.engines.blocks import BlockLoader
 
 COUNTERS = ("ready", "started", "processed", "completed")
 

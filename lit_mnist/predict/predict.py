@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from lit_mnist.command import DONE, FAILED, Parser
-from lit_mnist.durable import check_place, write_durably
-from lit_mnist.picture_files import list_files, printable
+from lit_mnist.cli.command import DONE, FAILED, Parser
+from lit_mnist.predict.picture_files import list_files, printable
+from lit_mnist.record.atomic import check_place, write_durably
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,7 @@ def predict_images(checkpoint: "Checkpoint", images: "Picture | Sequence[Picture
     Args:
         checkpoint: A run folder, a checkpoint file, or a network (`MLP` or `LitMLP`).
         images: Paths of image files or `PIL.Image.Image`s of any size and mode, which are prepared as
-            `lit_mnist.images.prepare` says. Or a tensor (N, 1, 28, 28) or (N, 28, 28) of images that are
+            `lit_mnist.predict.preprocess.prepare` says. Or a tensor (N, 1, 28, 28) or (N, 28, 28) of images that are
             prepared already: 0 background and 255 ink where it is uint8, 0 and 1 where it is floating point.
 
     Returns:
@@ -53,8 +53,8 @@ def predict_images(checkpoint: "Checkpoint", images: "Picture | Sequence[Picture
 
 
 def _network(checkpoint: "Checkpoint") -> "MLP":
-    from lit_mnist.checkpoint import load_mlp
     from lit_mnist.mlp import MLP
+    from lit_mnist.record.checkpoint import load_mlp
 
     if isinstance(checkpoint, (str, Path)):
         return load_mlp(Path(checkpoint))
@@ -98,7 +98,7 @@ def _prepared(picture: Picture, number: int) -> "Tensor":
     import torch
     from PIL.Image import Image
 
-    from lit_mnist.images import prepare, read, upright
+    from lit_mnist.predict.preprocess import prepare, read, upright
 
     name = picture if isinstance(picture, (str, Path)) else f"images[{number}]"
     try:
@@ -168,8 +168,8 @@ def _parser() -> Parser:
 def _predict_files(checkpoint: str, paths: Sequence[Path], out: Path, sheet: Path) -> int:
     import torch
 
-    from lit_mnist.images import prepare, read
-    from lit_mnist.sheet import Sheet
+    from lit_mnist.predict.preprocess import prepare, read
+    from lit_mnist.predict.sheet import Sheet
 
     written = {os.path.realpath(out), os.path.realpath(sheet)}  # Path.resolve refuses a link to itself
     for path in paths:
@@ -209,9 +209,9 @@ def _predict_files(checkpoint: str, paths: Sequence[Path], out: Path, sheet: Pat
 def _predict_test_images(checkpoint: str, dataset: str | None, root: str | None, out: Path, sheet: Path) -> int:
     from PIL.Image import fromarray
 
-    from lit_mnist.checkpoint import data_of, find_checkpoint
-    from lit_mnist.dataset import DEFAULT_ROOT, load, prepare
-    from lit_mnist.sheet import SHOWN, Sheet
+    from lit_mnist.datasets.files import DEFAULT_ROOT, load, prepare
+    from lit_mnist.predict.sheet import SHOWN, Sheet
+    from lit_mnist.record.checkpoint import data_of, find_checkpoint
 
     path = find_checkpoint(Path(checkpoint))
     network = _network(path)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_mnist.catalogue import DATASETS, DataSet, IdxFile, find
-from lit_mnist.checksums import format_sums, read_sums, sha256
-from lit_mnist.idx import read_bytes, read_idx
-from lit_mnist.publication import publish
+from lit_mnist.datasets.checksums import format_sums, read_sums, sha256
+from lit_mnist.datasets.idx import read_bytes, read_idx
+from lit_mnist.datasets.publication import publish
+from lit_mnist.datasets.registry import DATASETS, DataSet, IdxFile, find
 
 __all__ = [
     "DATASETS",

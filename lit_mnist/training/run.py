@@ -6,8 +6,8 @@ import pytorch_lightning as pl
 
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.record import RunRecord
-from lit_mnist.run_folder import Config
+from lit_mnist.record.folder import Config
+from lit_mnist.training.recorder import RunRecord
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_mnist.checksums import read_sums, sha256
-from lit_mnist.idx import decode_idx, read_bytes
+from lit_mnist.datasets.checksums import read_sums, sha256
+from lit_mnist.datasets.idx import decode_idx, read_bytes
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from lit_mnist.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
-from lit_mnist.divergence import Diverged
-from lit_mnist.durable import write_durably
-from lit_mnist.event_log import EventLog, event_files, rewind_events
-from lit_mnist.processes import Processes
-from lit_mnist.provenance import machine, versions
-from lit_mnist.result import finish
-from lit_mnist.run import Run
-from lit_mnist.run_folder import Config, RunFolder, claim_run_folder
-from lit_mnist.same_experiment import check_same_experiment
-from lit_mnist.signals import stop_at_once
+from lit_mnist.record.atomic import write_durably
+from lit_mnist.record.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
+from lit_mnist.record.events import EventLog, event_files, rewind_events
+from lit_mnist.record.experiment import check_same_experiment
+from lit_mnist.record.folder import Config, RunFolder, claim_run_folder
+from lit_mnist.record.provenance import machine, versions
+from lit_mnist.training.divergence import Diverged
+from lit_mnist.training.processes import Processes
+from lit_mnist.training.result import finish
+from lit_mnist.training.run import Run
+from lit_mnist.training.signals import stop_at_once
 
 LOGS = Path("logs")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist import __version__
-from lit_mnist.command import DONE, Parser
-from lit_mnist.durable import write_durably
+from lit_mnist.cli.command import DONE, Parser
+from lit_mnist.record.atomic import write_durably
 
 if TYPE_CHECKING:
     from lit_mnist.mlp import MLP
@@ -38,8 +38,8 @@ def main(args: list[str]) -> int:
         raise ValueError(f"--to {target} needs packages that are not installed, {', '.join(missing)}: {extra}.")
     if target.is_dir():
         raise ValueError(f"--to {target} is a folder; name a file in it.")
-    from lit_mnist.checkpoint import data_of, find_checkpoint, load_mlp
-    from lit_mnist.dataset import DEFAULT_ROOT
+    from lit_mnist.datasets.files import DEFAULT_ROOT
+    from lit_mnist.record.checkpoint import data_of, find_checkpoint, load_mlp
 
     checkpoint = find_checkpoint(Path(options.ckpt_path))
     network, dataset = load_mlp(checkpoint), data_of(checkpoint).get("dataset", "MNIST")
@@ -152,7 +152,7 @@ def export_safetensors(network: "MLP", dataset: str, target: Path) -> str:
 
 
 def _description(network: "MLP", dataset: str) -> dict[str, Any]:
-    from lit_mnist.catalogue import find
+    from lit_mnist.datasets.registry import find
 
     return {
         "architecture": "MLP",
@@ -182,7 +182,7 @@ def _compare(network: "MLP", dataset: str, content: bytes, target: Path, root: P
     import numpy as np
     import torch
 
-    from lit_mnist.dataset import load, prepare
+    from lit_mnist.datasets.files import load, prepare
 
     onnxruntime = import_module("onnxruntime")  # it has no type hints
     prepare(dataset, root)

@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.event_log import EventLog, event_sizes
+from lit_mnist.engines.position import epoch_is_complete, validation_follows
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.position import epoch_is_complete, validation_follows
-from lit_mnist.progress import EpochProgress
-from lit_mnist.run_folder import RunFolder
-from lit_mnist.signals import Stopped, stop_at_once, stop_through
+from lit_mnist.record.events import EventLog, event_sizes
+from lit_mnist.record.folder import RunFolder
+from lit_mnist.training.progress import EpochProgress
+from lit_mnist.training.signals import Stopped, stop_at_once, stop_through
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0  # at 10 to 20 ms each, well under 1 % of the time
 

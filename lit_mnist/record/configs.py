@@ -11,8 +11,8 @@ SHIPPED = ("lr0.1", "lr1", "lr0.01", "batch8", "batch128")
 
 def configs_folder() -> Path:
     """`configs/` beside the package in a checkout, inside it once installed."""
-    installed = Path(__file__).parent / "configs"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "configs"
+    installed = Path(__file__).parent.parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parent.parent.parent / "configs"
 
 
 def find_config(name_or_path: str) -> Path:

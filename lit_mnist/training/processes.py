@@ -17,7 +17,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning.strategies import DDPStrategy, ParallelStrategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from lit_mnist.signals import Stopped, stop_at_once, stop_through
+from lit_mnist.training.signals import Stopped, stop_at_once, stop_through
 
 T = TypeVar("T")
 ARRIVED = "LIT_MNIST_ARRIVED"  # in the environment: the file by which a process says that it is ready to join

@@ -41,7 +41,7 @@ def _processor() -> str:
 
 def commit() -> str | None:
     """Hash of the commit that the package was run from, "-dirty" behind it if files were changed since; None outside git."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     if not (package.parent / ".git").exists():
         return None
     describe = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

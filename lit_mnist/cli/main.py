@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lit_mnist import __version__
-from lit_mnist.command import BAD_INPUT, DONE, FAILED, INTERRUPTED
-from lit_mnist.signals import Stopped, stopping_on_signals
+from lit_mnist.cli.command import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from lit_mnist.training.signals import Stopped, stopping_on_signals
 
 COMMANDS = {
-    "fit": ("lit_mnist.fit:fit", "train a network and record the run"),
-    "validate": ("lit_mnist.fit:validate", "measure a trained network on the images held out of training"),
-    "test": ("lit_mnist.fit:test", "measure a trained network on the test images, and draw its mistakes"),
-    "predict": ("lit_mnist.predict:main", "tell the digits in your own pictures"),
+    "fit": ("lit_mnist.cli.fit:fit", "train a network and record the run"),
+    "validate": ("lit_mnist.cli.fit:validate", "measure a trained network on the images held out of training"),
+    "test": ("lit_mnist.cli.fit:test", "measure a trained network on the test images, and draw its mistakes"),
+    "predict": ("lit_mnist.predict.predict:main", "tell the digits in your own pictures"),
     "study": ("lit_mnist.study:main", "run many configurations with several seeds each"),
     "report": ("lit_mnist.report:main", "turn the runs of a study into tables, figures and findings"),
-    "export": ("lit_mnist.export:main", "write a trained network as ONNX or safetensors"),
+    "export": ("lit_mnist.predict.export:main", "write a trained network as ONNX or safetensors"),
 }
 
 USAGE = "\n".join(

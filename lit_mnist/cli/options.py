@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lit_mnist.config import find_config, read_config
+from lit_mnist.record.configs import find_config, read_config
 
 
 class OptionParser(LightningArgumentParser):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-from lit_mnist.ink import FAINTEST, BlankError, Grey, find_ink, pixels, resized, scaled
+from lit_mnist.predict.ink import FAINTEST, BlankError, Grey, find_ink, pixels, resized, scaled
 
 SIDE = 28
 BOX = 20
@@ -99,7 +99,7 @@ def prepare(picture: Image.Image) -> NDArray[np.uint8]:
 
     A picture of exactly 28x28 pixels is taken as prepared already and kept as it is; it is inverted where the
     median of its outermost pixels is above one half, that is where its background is light. Every other size
-    is prepared: the digit is found as `lit_mnist.ink.find_ink` says, scaled into the box of 20x20 pixels,
+    is prepared: the digit is found as `lit_mnist.predict.ink.find_ink` says, scaled into the box of 20x20 pixels,
     stretched to full contrast and moved to the centre.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Engines: many SGD steps per call of the Trainer."""

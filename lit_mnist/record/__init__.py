@@ -1,0 +1,1 @@
+"""The record of a run: what lies on disk."""
