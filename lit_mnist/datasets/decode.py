@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import math
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +67,8 @@ def read_picture(path: Path) -> tuple[Array, str]:
 
 def _decode(content: bytes) -> Array:
     try:
-        with Image.open(io.BytesIO(content), formats=sorted(set(PICTURE_FORMATS.values()))) as image:
+        formats = [*PICTURE_FORMATS.values()]
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=formats) as image:
             size, mode = image.size, image.mode
             allowed = math.prod(size) <= MOST_PIXELS and mode in _MODES
             pixels = np.asarray(image.convert("RGBA")) if allowed else None

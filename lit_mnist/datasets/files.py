@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_mnist.datasets.decode import MOST_BYTES, MOST_PIXELS, PICTURE_FORMATS, Array, read_idx, read_picture
 from lit_mnist.datasets.registry import MNIST, REGISTRY, Entry, find
-from lit_mnist.record.atomic import write_durably
+from lit_mnist.record.atomic import write_atomically
 
 _SECONDS_WITHOUT_AN_ANSWER = 30.0
 
@@ -103,7 +103,7 @@ def _download(entry: Entry, folders: Sequence[Path]) -> None:
             for train in (True, False):
                 torchvision(temporary, train=train, download=True)
             for file in missing:
-                write_durably(folders[0] / file, (Path(temporary) / entry.name / "raw" / file).read_bytes())
+                write_atomically(folders[0] / file, (Path(temporary) / entry.name / "raw" / file).read_bytes())
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise ValueError(
             f"{entry.name} could not be downloaded ({' '.join(str(error).split())}); put its files "
@@ -172,6 +172,8 @@ def _load_pictures(name: str) -> DataSet:
             f"{splits[0]} has the classes {_listed(classes)}, and {splits[1]} has {_listed(others)}; "
             "both need the same, two at least."
         )
+    if not all(each.isprintable() for each in classes):
+        raise ValueError(f"{splits[0]} has a class whose name cannot be printed ({classes!a}); rename it.")
     arrays: list[Array] = []
     sums: dict[str, str] = {}
     for split in splits:
