@@ -1,65 +1,32 @@
-"""Data sets: MNIST in the package, published files in a folder, own data, and every kind of damage to them."""
+"""Data sets: MNIST in the package, and published files in folders and from the network."""
 
 import dataclasses
 import gzip
 import hashlib
 import http.server
 import importlib
-import os
-import random
 import shutil
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from small_data import IMAGES, LABELS, idx, write_idx
 
-from lit_mnist.datasets.files import DataSet, load
+from lit_mnist.datasets.files import load
 from lit_mnist.datasets.registry import MNIST, REGISTRY, Entry, find
 
 FILES = MNIST.files
 PACKAGED = MNIST.archives or Path()
-LETTERS = 5  # classes of the small set below
-DRAW = np.random.default_rng(0)
-IMAGES, LABELS = DRAW.integers(256, size=(40, 6, 9), dtype=np.uint8), np.arange(40, dtype=np.uint8) % LETTERS
-
-
-def idx(values: np.ndarray[Any, Any]) -> bytes:
-    code = {"uint8": 8, "int32": 12}[values.dtype.name]
-    header = bytes([0, 0, code, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
-    return header + values.astype(values.dtype.newbyteorder(">")).tobytes()
-
-
-def contents() -> list[bytes]:
-    """Four files: 30 training and 10 test images of 6 x 9 pixels."""
-    return [idx(IMAGES[:30]), idx(LABELS[:30]), idx(IMAGES[30:]), idx(LABELS[30:])]
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder of small IDX files, two of them compressed."""
-    folder = tmp_path / "letters"
-    folder.mkdir()
-    for name, content in zip(FILES, contents(), strict=True):
-        packed = name.startswith("train")
-        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
-    return folder
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """The same images as class folders, in various modes that all mean grey."""
-    folder = tmp_path / "pictures"
-    for at, (values, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
-        path = folder / ("train" if at < 30 else "test") / f"letter {'abcde'[label]}" / f"{at:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values).convert(("L", "RGB", "RGBA", "LA", "P")[at % 4]).save(path)
-    return folder
+    return write_idx(tmp_path / "letters")
 
 
 @pytest.fixture
@@ -68,14 +35,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    urllib.request.install_opener(None)  # type: ignore[arg-type]  # it read the variables once
+    urllib.request.install_opener(None)  # it read the variables once
     yield
-    urllib.request.install_opener(None)  # type: ignore[arg-type]
+    urllib.request.install_opener(None)
 
 
 @pytest.fixture
 def small_kmnist(monkeypatch: pytest.MonkeyPatch) -> Entry:
-    """KMNIST, with the files of `contents`."""
+    """KMNIST, as small as the data of `write_idx`."""
     sizes = {"train_size": 30, "test_size": 10, "image_shape": (6, 9), "classes": tuple("abcde")}
     entry = dataclasses.replace(find("KMNIST"), **sizes)  # type: ignore[arg-type]
     monkeypatch.setitem(REGISTRY, "KMNIST", entry)
@@ -86,21 +53,16 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_ino) for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_equal(one: DataSet, other: DataSet) -> None:
-    assert all(torch.equal(a, b) for a, b in zip((*one.train, *one.test), (*other.train, *other.test), strict=True))
-
-
-def place(root: Path, change: Callable[[str, bytes], bytes] = lambda name, content: content) -> Path:
-    """Puts MNIST's compressed files into torchvision's layout, the content of each changed as asked."""
+def place(root: Path, flipped: str = "") -> Path:
+    """Puts MNIST's files into torchvision's layout, one of them uncompressed and with its last bit flipped."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in FILES:
-        packed = (PACKAGED / f"{name}.gz").read_bytes()
-        content = gzip.decompress(packed)
-        if (changed := change(name, content)) != content:
-            (raw / name).write_bytes(changed)
-        else:
-            (raw / f"{name}.gz").symlink_to(PACKAGED / f"{name}.gz")
+        (raw / f"{name}.gz").symlink_to(PACKAGED / f"{name}.gz")
+    if flipped:
+        content = bytearray(gzip.decompress((raw / f"{flipped}.gz").read_bytes()))
+        content[-1] ^= 1
+        (raw / flipped).write_bytes(content)
     return raw
 
 
@@ -112,7 +74,7 @@ def test_mnist_comes_out_of_the_package_and_nothing_is_written(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     before = snapshot(PACKAGED)
     data = load()
-    (images, labels), (test_images, test_labels) = data.train, data.test
+    (images, labels), (_, test_labels) = data.train, data.test
     assert (images.dtype, images.shape, labels.dtype, labels.shape) == (torch.uint8, (60_000, 28, 28), torch.int64, (60_000,))
     assert labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert test_labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -130,22 +92,17 @@ def test_the_licence_of_mnist_names_its_files() -> None:
 
 
 def test_a_flipped_bit_in_any_of_mnists_files_is_noticed(tmp_path: Path) -> None:
-    for chosen in FILES:
-        root = tmp_path / chosen
-
-        def flip(name: str, content: bytes, chosen: str = chosen) -> bytes:
-            return content[:-1] + bytes([content[-1] ^ 1]) if name == chosen else content
-
-        raw = place(root, flip)
-        with pytest.raises(ValueError, match=rf"^{raw / chosen} is not the published file of MNIST \(its SHA-256 differs\)"):
-            load("MNIST", root)
-        shutil.rmtree(root)
+    for name in FILES:
+        raw = place(tmp_path / name, flipped=name)
+        with pytest.raises(ValueError, match=rf"^{raw / name} is not the published file of MNIST \(its SHA-256 differs\)"):
+            load("MNIST", tmp_path / name)
+        shutil.rmtree(tmp_path / name)  # pytest would keep it
 
 
 def test_torchvision_reads_the_same_from_the_same_folder(tmp_path: Path) -> None:
-    place(tmp_path, lambda name, content: content + b"")
+    raw = place(tmp_path)
     for name in FILES:
-        (tmp_path / "MNIST" / "raw" / name).write_bytes(gzip.decompress((PACKAGED / f"{name}.gz").read_bytes()))
+        (raw / name).write_bytes(gzip.decompress((PACKAGED / f"{name}.gz").read_bytes()))
     data, module = load("MNIST", tmp_path), importlib.import_module("torchvision.datasets")
     for train, (images, labels) in ((True, data.train), (False, data.test)):
         theirs = module.MNIST(str(tmp_path), train=train)
@@ -179,7 +136,7 @@ def test_the_first_column_of_qmnists_labels_is_the_class(tmp_path: Path, monkeyp
     entry = dataclasses.replace(find("QMNIST"), **small)  # type: ignore[arg-type]
     monkeypatch.setitem(REGISTRY, "QMNIST", entry)
     table = np.column_stack([LABELS, *[np.full_like(LABELS, 7)] * 7]).astype(np.int32)
-    values = (IMAGES[:30], table[:30], IMAGES[30:], table[30:])
+    values: list[np.ndarray[Any, Any]] = [IMAGES[:30], table[:30], IMAGES[30:], table[30:]]
     for name, array in zip(entry.files, values, strict=True):
         (tmp_path / name).write_bytes(idx(array))
     assert load("QMNIST", tmp_path).test[1].tolist() == LABELS[30:].tolist()
@@ -188,8 +145,8 @@ def test_the_first_column_of_qmnists_labels_is_the_class(tmp_path: Path, monkeyp
 def test_only_what_is_missing_is_downloaded(own: Path, small_kmnist: Entry, no_network: None, monkeypatch: Any) -> None:
     archives = own.parent / "served"
     archives.mkdir()
-    for name, content in zip(FILES, contents(), strict=True):
-        (archives / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
+    for name, values in zip(FILES, (IMAGES[:30], LABELS[:30], IMAGES[30:], LABELS[30:]), strict=True):
+        (archives / f"{name}.gz").write_bytes(gzip.compress(idx(values), mtime=0))
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *given: http.server.SimpleHTTPRequestHandler(*given, directory=str(archives))
     )

@@ -138,11 +138,11 @@ def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) ->
         train_shape, test_shape = (entry.train_size, *entry.image_shape), (entry.test_size, *entry.image_shape)
         classes = entry.classes
     _check_split(paths[:2], arrays[:2], train_shape, len(classes))
-    _check_split(paths[2:], arrays[2:], test_shape, len(classes))
     if len(np.unique(arrays[1])) < max(len(classes), 2):
         raise ValueError(
             f"{paths[1]} has the labels {_listed(np.unique(arrays[1]).tolist())}; every class needs images, two at least."
         )
+    _check_split(paths[2:], arrays[2:], test_shape, len(classes))
     return _data_set(name, classes, arrays, sums)
 
 
