@@ -1,5 +1,6 @@
-"""The data module: MNIST in memory, decoded once, handed out in batches that are slices of it."""
+"""The data module: a data set in memory, handed out in mini-batches whose order depends on (seed, epoch) alone."""
 
+import hashlib
 from collections.abc import Iterator
 from operator import index
 from pathlib import Path
@@ -9,62 +10,113 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lit_mnist.datasets.files import DEFAULT_ROOT, checksum, find, load, prepare
-from lit_mnist.engines.blocks import IMAGES_PER_BLOCK, BlockLoader, EpochOrder, generator
+from lit_mnist.datasets.files import DataSet, load
 
+Batch = tuple[Tensor, Tensor]
 IMAGES_PER_EVALUATION_BATCH = 5000  # 20 MB of activations, and no faster when larger
 
 
-class SliceLoader:
-    """Images in their stored order, in large batches, each exactly once: what evaluation needs.
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """Makes a random generator for each (seed, purpose), independent of the global random state.
+
+    The seed is hashed, because torch's CPU generator uses its low 32 bits only: `seed * n + epoch` would collide.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+class EpochLoader:
+    """Training mini-batches in a new order each epoch, from images that are on the training device.
 
     Args:
-        images: (N, 1, 28, 28) floating point in [0, 1].
-        labels: (N,) int64 in 0..9.
+        images: (N, 1, height, width) floating point in [0, 1].
+        labels: (N,) int64.
+        batch_size: Images per SGD step on this device.
+        seed: Decides the order, together with the epoch.
+        steps_per_item: Consecutive mini-batches handed out at once; the order does not depend on it.
+        rank, devices: This device's share of each mini-batch when several devices share it.
+        shuffle: False keeps the stored order.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.batches = list(
-            zip(
-                images.split(IMAGES_PER_EVALUATION_BATCH),
-                labels.split(IMAGES_PER_EVALUATION_BATCH),
-                strict=True,
-            )
-        )
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int,
+        steps_per_item: int = 1,
+        rank: int = 0,
+        devices: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        self.images, self.labels = images, labels
+        self.batch_size, self.steps_per_item = batch_size, steps_per_item
+        self.seed, self.rank, self.devices, self.shuffle = seed, rank, devices, shuffle
+        self.epoch = 0
+        self.sampler = self  # where the Trainer looks for set_epoch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of the 0-based `epoch`; the Trainer calls it before each one."""
+        self.epoch = epoch
+
+    def order(self) -> Tensor:
+        """Returns the indices (N / devices,) int64 of the epoch's images, drawn on the CPU whatever the training device."""
+        count = len(self.labels)
+        order = (
+            torch.randperm(count, generator=generator(self.seed, f"epoch {self.epoch}"))
+            if self.shuffle
+            else torch.arange(count)
+        )
+        return order[self.rank :: self.devices].to(self.labels.device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of SGD steps in an epoch."""
+        return -(-len(self.labels) // (self.batch_size * self.devices))
+
+    def __len__(self) -> int:
+        return -(-self.steps_per_epoch // self.steps_per_item)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # a generator, because the Trainer asks for an iterator before it sets the epoch
+        for indices in self.order().split(self.batch_size * self.steps_per_item):
+            yield self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
+
+class StoredLoader:
+    """Images in their stored order in a few large batches, each exactly once, as evaluation needs them."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        size = IMAGES_PER_EVALUATION_BATCH
+        self.batches = list(zip(images.split(size), labels.split(size), strict=True))
+
+    def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)
 
 
-def _decoded(images: Tensor, labels: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen images, uint8 (N, 28, 28) -> float32 (n, 1, 28, 28) in [0, 1], as torchvision's ToTensor scales them."""
-    return images[chosen].unsqueeze(1).to(torch.float32).div_(255), labels[chosen]
-
-
 class MNISTDataModule(pl.LightningDataModule):
-    """MNIST (or a data set of its shape) for training, validation and test, from files on this machine.
+    """MNIST, or another data set of grey images, for training, validation, test and prediction.
 
-    Images are float32 (N, 1, 28, 28) in [0, 1] (grey level / 255, nothing else), labels int64 (N,) in 0..9. They are decoded
-    once and stay on the training device. The order of training epoch e depends on (seed, e) alone.
+    Images are float32 (N, 1, height, width) in [0, 1] (grey level / 255, nothing else), labels int64 (N,). They stay on the
+    training device. The order of training epoch e depends on (seed, e) alone.
 
     Args:
         batch_size: Training images per SGD step.
-        dataset: MNIST, FashionMNIST, KMNIST or QMNIST. MNIST comes with the package; the others from `root` or the network.
-        root: Folder of the data sets, in torchvision's layout; null: a cache folder of the user. MNIST is unpacked there.
+        dataset: MNIST (part of the package), FashionMNIST, KMNIST, QMNIST, or a folder of IDX files or of class folders.
+        root: Folder of the data sets in torchvision's layout. It is only read, unless `download` is true.
+        download: Download a data set that is not MNIST into `root`, where its files are missing.
         train_size: Train on the first so many images of the training split only; 0: on all.
-        val_size: Images held out of the 60,000 for validation, chosen by the seed; 0: none, as in the published runs.
-        seed: Decides the order of the training images and the validation split.
-        steps_per_block: SGD steps per call of the Trainer's `training_step`; 0: as many as 4,096 images hold. Changes the
-            speed, not the SGD steps (with the fast engine: not beyond rounding). The Trainer takes a block for a batch:
-            its `limit_train_batches` and `val_check_interval`, and callbacks at batches, count blocks.
+        val_size: Images held out of the training split for validation, chosen by the seed; 0: none, as in the published runs.
+        seed: Decides the order of the training images and the validation split; None: torch's initial seed, which
+            `seed_everything` sets.
         split_batch: With several devices: true shares `batch_size` images among them, so that the SGD steps are those of one
-            device; false gives each device `batch_size` images, so that a step sees devices x batch_size.
+            device; false gives each device `batch_size` images.
 
     Raises:
-        ValueError: An argument is out of range, or the files are not what they should be.
+        ValueError: An argument is out of range, or (in `setup`) the files are not what they should be.
     """
 
     def __init__(
@@ -72,158 +124,160 @@ class MNISTDataModule(pl.LightningDataModule):
         batch_size: int = 32,
         dataset: str = "MNIST",
         root: str | None = None,
+        download: bool = False,
         train_size: int = 0,
-        val_size: int = 5000,
-        seed: int = 1,
-        steps_per_block: int = 0,
+        val_size: int = 0,
+        seed: int | None = None,
         split_batch: bool = True,
     ) -> None:
         super().__init__()
-        # plain numbers, for numpy's could not be loaded again from a checkpoint that only holds plain values
-        self.batch_size, self.val_size, self.seed = index(batch_size), index(val_size), index(seed)
-        self.dataset = dataset
-        self.root = Path(root).expanduser() if root else DEFAULT_ROOT
-        self.steps_per_block = index(steps_per_block) or max(1, IMAGES_PER_BLOCK // max(1, self.batch_size))
+        self.batch_size, self.train_size, self.val_size = index(batch_size), index(train_size), index(val_size)
+        for name, value, least in (
+            ("batch_size", self.batch_size, 1),
+            ("train_size", self.train_size, 0),
+            ("val_size", self.val_size, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}.")
+        self.dataset, self.root, self.download = dataset, root, download
         self.split_batch = split_batch
-        self.train_size = self._checked_sizes(index(train_size), steps_per_block)
-        self.data_sha256 = ""
-        self._limit_val_batches: int | float | None = None  # the Trainer's, while this module overrules it
-        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def _checked_sizes(self, train_size: int, steps_per_block: int) -> int:
-        available = find(self.dataset).train_size
-        if not 0 <= self.val_size < available:
-            raise ValueError(f"val_size must be 0..{available - 1} ({self.dataset}), not {self.val_size}.")
-        left = available - self.val_size
-        if not 0 <= train_size <= left:
-            raise ValueError(f"train_size must be 0..{left} beside val_size {self.val_size}, not {train_size}.")
-        images = train_size or left
-        if not 1 <= self.batch_size <= images:
-            raise ValueError(f"batch_size must be 1..{images}, the training images, not {self.batch_size}.")
-        if steps_per_block < 0:
-            raise ValueError(f"steps_per_block must be at least 1, or 0 for the default, not {steps_per_block}.")
-        return images
-
-    def check_devices(self, devices: int) -> int:
-        """Images per SGD step over all devices.
-
-        Raises:
-            ValueError: They cannot be shared evenly, or are more than there are.
-        """
-        batch_size = self.batch_size if self.split_batch else self.batch_size * devices
-        if batch_size % devices:
-            raise ValueError(
-                f"batch_size {batch_size} cannot be shared evenly by {devices} devices; take a multiple of {devices}."
-            )
-        if batch_size > self.train_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} on each of {devices} devices makes SGD steps of {batch_size} images, "
-                f"but there are {self.train_size}."
-            )
-        return batch_size
+        self._given_seed = None if seed is None else index(seed)
+        self.seed = torch.initial_seed() if self._given_seed is None else self._given_seed
+        self.save_hyperparameters(ignore=["seed", "root", "download"])  # the module may have a seed of its own
+        self._data: DataSet | None = None
+        self._splits: dict[str, Batch] = {}
 
     def prepare_data(self) -> None:
-        """Publishes the data set's files under `root` where they are missing or damaged."""
-        prepare(self.dataset, self.root)
+        if self.download:
+            load(self.dataset, self.root, download=True)
 
     def setup(self, stage: str | None = None) -> None:
         """Reads, verifies and decodes the files, once for all stages."""
-        if self.trainer is not None and not self.val_size:
-            self._limit_val_batches = self.trainer.limit_val_batches
-            self.trainer.limit_val_batches = 0  # else the Trainer warns of a validation set without images
-        if self._splits:
-            return
-        images, labels = load(self.dataset, self.root, "train")
-        test_images, test_labels = load(self.dataset, self.root, "test")
+        if self._data is None:
+            self._data = load(self.dataset, self.root and Path(self.root).expanduser())
+            self._split()
+
+    def _split(self) -> None:
+        images, labels = self.data.train
+        left = len(labels) - self.val_size
+        if left < 1:
+            raise ValueError(f"val_size must be 0..{len(labels) - 1} ({self.dataset}), not {self.val_size}.")
+        if self.train_size > left:
+            raise ValueError(f"train_size must be 0..{left} beside val_size {self.val_size}, not {self.train_size}.")
+        if self.batch_size > (self.train_size or left):
+            raise ValueError(f"batch_size must be 1..{self.train_size or left}, the training images, not {self.batch_size}.")
         kept = torch.arange(len(labels))
         if self.val_size:
             shuffled = torch.randperm(len(labels), generator=generator(self.seed, "validation split"))
-            kept = shuffled[self.val_size :].sort().values
-            self._splits["val"] = _decoded(images, labels, shuffled[: self.val_size].sort().values)
-        self._splits["train"] = _decoded(images, labels, kept[: self.train_size])
-        self._splits["test"] = _decoded(test_images, test_labels, torch.arange(len(test_labels)))
-        self.data_sha256 = checksum(self.dataset, self.root)
+            kept, held_out = shuffled[self.val_size :].sort().values, shuffled[: self.val_size].sort().values
+            self._splits["val"] = _decoded(images[held_out], labels[held_out])
+        kept = kept[: self.train_size or left]
+        self._splits["train"] = _decoded(images[kept], labels[kept])
+        self._splits["test"] = _decoded(*self.data.test)
 
-    def teardown(self, stage: str) -> None:
-        """Gives the Trainer its own limit back, for another data module may come."""
-        if self.trainer is not None and self._limit_val_batches is not None:
-            self.trainer.limit_val_batches, self._limit_val_batches = self._limit_val_batches, None
+    @property
+    def data(self) -> DataSet:
+        """The data set as read from its files; `setup` reads them."""
+        assert self._data is not None
+        return self._data
 
-    def on_exception(self, exception: BaseException) -> None:
-        """The Trainer leaves `teardown` out then."""
-        self.teardown("fit")
+    def train_dataloader(self) -> EpochLoader:
+        """Hands out the training images in the epoch's order: (images (n, 1, height, width), labels (n,)).
 
-    def train_dataloader(self) -> BlockLoader:
-        """The training images in the epoch's order, in SGD batches.
-
-        A module with a true attribute `accepts_blocks` (such as `LitMLP`) receives `Block`s of many batches, any other one
-        the usual (images (n, 1, 28, 28), labels (n,)).
+        n is the mini-batch size, or several times that for a module with a method `steps_per_block` (see `in_blocks`).
 
         Raises:
-            ValueError: As `check_devices`.
+            ValueError: The devices cannot share the images evenly.
         """
-        rank, devices, in_blocks = 0, 1, False
-        if self.trainer is not None:
-            rank, devices = self.trainer.global_rank, self.trainer.world_size
-            in_blocks = getattr(self.trainer.lightning_module, "accepts_blocks", False)
-        images, labels = self._on_device("train")
-        order = EpochOrder(self.train_size, self.seed)
-        return BlockLoader(
+        trainer, (images, labels) = self.trainer, self._on_device("train")
+        if trainer is None:
+            return EpochLoader(images, labels, self.batch_size, self.seed)
+        devices = trainer.world_size
+        steps_per_block = getattr(trainer.lightning_module, "steps_per_block", lambda _: 1)
+        size = self.batch_size // devices if self.split_batch else self.batch_size
+        if (self.split_batch and self.batch_size % devices) or len(labels) % devices:
+            raise ValueError(
+                f"{devices} devices cannot share mini-batches of {self.batch_size} of {len(labels)} images evenly; "
+                f"take a batch_size and a train_size that are multiples of {devices}."
+            )
+        return EpochLoader(
             images,
             labels,
-            order,
-            self.check_devices(devices),
-            self.steps_per_block,
-            rank,
+            size,
+            self.seed,
+            steps_per_block(self.batch_size),
+            trainer.global_rank,
             devices,
-            in_blocks,
+            shuffle=not trainer.overfit_batches,  # type: ignore[attr-defined] # set by a connector
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a run that is continued must find unchanged; saved in its checkpoints."""
-        return {
-            "batch_size": self.batch_size,
-            "train_size": self.train_size,
-            "val_size": self.val_size,
-            "seed": self.seed,
-            "dataset": self.dataset,
-            "data_sha256": self.data_sha256,
-        }
+    def train_evaluation_dataloader(self) -> StoredLoader:
+        """Hands out the training images in their stored order, to measure accuracy on them."""
+        return self._stored("train")
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compares with the run to continue.
+    def val_dataloader(self) -> StoredLoader | list[Any]:
+        """Hands out the held-out images; nothing where `val_size` is 0."""
+        return self._stored("val") if self.val_size else []
 
-        Raises:
-            ValueError: It was trained with other data, another order or another batch size.
-        """
-        if self.trainer is not None and self.trainer.state.fn != "fit":
-            return  # a trained network may be tested on anything
-        for name, value in self.state_dict().items():
-            if state_dict[name] != value:
-                raise ValueError(f"{name} is {value}, but the run to continue was trained with {state_dict[name]}.")
+    def test_dataloader(self) -> StoredLoader:
+        """Hands out the test images."""
+        return self._stored("test")
 
-    def train_evaluation_dataloader(self) -> SliceLoader:
-        """The training images in their stored order, for measuring accuracy on them."""
-        return self._slices("train")
+    def predict_dataloader(self) -> StoredLoader:
+        """Hands out the test images."""
+        return self._stored("test")
 
-    def val_dataloader(self) -> SliceLoader | list[Any]:
-        """The held-out images; nothing where `val_size` is 0."""
-        return self._slices("val") if self.val_size else []
-
-    def test_dataloader(self) -> SliceLoader:
-        """The 10,000 test images."""
-        return self._slices("test")
-
-    def _slices(self, split: str) -> SliceLoader:
+    def _stored(self, split: str) -> StoredLoader:
         images, labels = self._on_device(split)
         if self.trainer is not None and self.trainer.world_size > 1:  # contiguous shares: every image on one device
             images = images.tensor_split(self.trainer.world_size)[self.trainer.global_rank]
             labels = labels.tensor_split(self.trainer.world_size)[self.trainer.global_rank]
-        return SliceLoader(images, labels)
+        return StoredLoader(images, labels)
 
-    def _on_device(self, split: str) -> tuple[Tensor, Tensor]:
+    def _on_device(self, split: str) -> Batch:
         if self.trainer is not None:
-            device = self.trainer.strategy.root_device
             images, labels = self._splits[split]
+            device = self.trainer.strategy.root_device
             self._splits[split] = images.to(device), labels.to(device)
         return self._splits[split]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run must find unchanged, and how far into an epoch the checkpoint was taken."""
+        batches = 0
+        if self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            batches = 0 if progress.is_last_batch else progress.current.ready
+        return {
+            "batch_size": self.batch_size,
+            "dataset": self.dataset,
+            "train_size": self.train_size,
+            "val_size": self.val_size,
+            "seed": self.seed,
+            "data_sha256": self.data.sha256,
+            "batches_into_epoch": batches,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to resume a run on other images, or in another order; takes over its seed if none was given.
+
+        Raises:
+            ValueError: The checkpoint was taken within an epoch, or of a run on other data.
+        """
+        if self.trainer is not None and self.trainer.state.fn != "fit":
+            return  # a trained network may be tested on anything
+        if state_dict["batches_into_epoch"]:
+            raise ValueError(
+                "the checkpoint was taken within an epoch, so that training from it would see other images; "
+                "resume from one that was saved at the end of an epoch."
+            )
+        if self._given_seed is None:
+            self.seed = state_dict["seed"]
+            self._split()
+        for name, value in self.state_dict().items():
+            if name != "batches_into_epoch" and state_dict[name] != value:
+                raise ValueError(f"{name} is {value}, but the run to resume was trained with {state_dict[name]}.")
+
+
+def _decoded(images: Tensor, labels: Tensor) -> Batch:
+    """Scales uint8 (N, height, width) to float32 (N, 1, height, width) in [0, 1], as torchvision's ToTensor does."""
+    return images.unsqueeze(1).to(torch.float32).div_(255), labels

@@ -1,48 +1,78 @@
-"""Configuration files: the shipped ones, found by name, and what is in one."""
+"""Configuration files: the shipped ones, found by name, and the options in one."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # of dates that are none, and deep nesting, too
+NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # impossible dates and deep nesting, too
 SHIPPED = ("lr0.1", "lr1", "lr0.01", "batch8", "batch128")
+LARGEST = 1_000_000  # bytes; the resolved configuration of a run has 2,000
 
 
 def configs_folder() -> Path:
-    """`configs/` beside the package in a checkout, inside it once installed."""
-    installed = Path(__file__).parent.parent / "configs"
-    return installed if installed.is_dir() else Path(__file__).parent.parent.parent / "configs"
+    """Returns `configs/` beside the package in a checkout, inside it once installed."""
+    package = Path(__file__).parent.parent
+    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
 
 
 def find_config(name_or_path: str) -> Path:
-    """A configuration file, or the shipped one of that name.
+    """Finds a configuration file by its path, or a shipped one by its name.
 
     Raises:
         ValueError: Neither exists.
     """
     path = Path(name_or_path)
-    if path.is_file():
-        return path
-    shipped = configs_folder() / f"{name_or_path}.yaml"
-    if name_or_path in SHIPPED and shipped.is_file():
-        return shipped
-    raise ValueError(f"config {name_or_path} is neither a file nor one of the shipped {', '.join(SHIPPED)}.")
+    try:
+        if path.is_file():
+            return path
+        shipped = configs_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
+        # `configs/lr0.1.yaml` is found in any folder, as README writes it
+        if (
+            shipped.stem in SHIPPED
+            and str(path) in (shipped.stem, shipped.name, f"configs/{shipped.name}")
+            and shipped.is_file()
+        ):
+            return shipped
+    except (OSError, ValueError):  # a name that no file can have
+        pass
+    near = difflib.get_close_matches(name_or_path, SHIPPED, 1)
+    hint = f"; did you mean {near[0]}?" if near else f" ({', '.join(SHIPPED)})."
+    raise ValueError(f"config {name_or_path} is neither a file nor one of the shipped configurations{hint}")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The options in a configuration file.
+    """Reads the options in a configuration file.
 
     Raises:
-        ValueError: It holds none, or cannot be read.
+        ValueError: It cannot be read, is not YAML, holds no options, or is larger than 1 MB.
     """
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"config {path} is larger than 1 MB; name a file of options.")
+        options = parse_yaml(content.decode("utf-8"))
     except OSError as error:
         raise ValueError(f"config {path} cannot be read: {error.strerror}.") from None
     except NOT_YAML as error:
+        if str(error).startswith("config "):
+            raise
         mark = getattr(error, "problem_mark", None)
-        raise ValueError(f"config {path} is not YAML{f', line {mark.line + 1}' if mark else ''}.") from None
-    if not isinstance(options, dict):
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"config {path} is not YAML{line}: write lines such as `seed_everything: 1`.") from None
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
         raise ValueError(f"config {path} holds no options, which would be lines such as `seed_everything: 1`.")
     return options
+
+
+def parse_yaml(text: str) -> Any:
+    """Parses plain YAML values. Anchors are refused: nested ones grow without bound.
+
+    Raises:
+        One of NOT_YAML.
+    """
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("aliases are not allowed")
+    return yaml.safe_load(text)

@@ -1,162 +1,136 @@
-"""TensorBoard event files: only what was asked for, nothing twice after a restart, no reason to stop training."""
+"""TensorBoard event files, written and read without torch."""
 
-import shutil
+import os
+import socket
+import stat
 import sys
-import threading
-from collections.abc import Callable, Mapping
-from functools import wraps
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
-from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
-from typing_extensions import override
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-P = ParamSpec("P")
-
-
-def _never_fatal(method: Callable[Concatenate["EventLog", P], None]) -> Callable[Concatenate["EventLog", P], None]:
-    """A curve that cannot be written (full disk, folder gone) is worth one sentence, not the run."""
-
-    @wraps(method)
-    def guarded(self: "EventLog", /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.broken:
-            return
-        try:
-            method(self, *args, **kwargs)
-        except Exception as error:  # the writer's thread hands on whatever it met
-            self.give_up(error)
-
-    return guarded
-
-
-def _silence(writer: str) -> None:
-    """Keeps Python from printing the traceback of this thread, which hands on to us what it met."""
-    others = threading.excepthook
-
-    def hook(failure: threading.ExceptHookArgs) -> None:
-        if type(failure.thread).__name__ != writer:
-            others(failure)
-
-    threading.excepthook = hook
-
-
-_silence("_AsyncWriterThread")
-
-
-class EventLog(TensorBoardLogger):
-    """Writes scalars, images and the HPARAMS entry into the run folder itself.
-
-    Args:
-        folder: The run folder.
-        filename_suffix: What the event file's name ends with.
-    """
-
-    def __init__(self, folder: Path, filename_suffix: str = "") -> None:
-        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False, filename_suffix=filename_suffix)
-        self.folder = folder
-        self.broken = False
-
-    @property
-    @override
-    def experiment(self) -> Any:
-        """TensorBoard's writer, made when first asked for; None where its file cannot be."""
-        try:
-            return None if self.broken else super().experiment
-        except OSError as error:
-            self.give_up(error)
-            return None
-
-    def give_up(self, error: Exception) -> None:
-        """Writes no more, and says so once."""
-        if self.broken:
-            return
-        self.broken = True
-        print(
-            f"lit_mnist: TensorBoard's event file cannot be written ({error}); training goes on without it.",
-            file=sys.stderr,
-        )
-
-    @override
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing at the start of a run: an entry without results would stay beside the one with them."""
-
-    @override
-    @rank_zero_only
-    @_never_fatal
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        for tag, value in metrics.items():
-            self.experiment.add_scalar(tag, value, step)
-
-    @override
-    @rank_zero_only
-    def save(self) -> None:
-        """Nothing: the Trainer calls this for every point, and the writer flushes by itself."""
-
-    @rank_zero_only
-    @_never_fatal
-    def flush(self) -> None:
-        """Puts every point logged so far into the file."""
-        self.experiment.flush()
-
-    @rank_zero_only
-    @_never_fatal
-    def log_result(self, hyperparameters: dict[str, Any], results: dict[str, float]) -> None:
-        """One row of the HPARAMS table; `results` are tags of scalars that were logged."""
-        from torch.utils.tensorboard.summary import hparams
-
-        for summary in hparams(hyperparameters, results):
-            self.experiment._get_file_writer().add_summary(summary)
-
-    @rank_zero_only
-    @_never_fatal
-    def log_figure(self, tag: str, figure: Any, step: int) -> None:
-        """A matplotlib figure in the image tab."""
-        self.experiment.add_figure(tag, figure, step)
-
-    @override
-    def finalize(self, status: str) -> None:
-        """Flushes only: the results are logged after the Trainer is done with its loggers."""
-        self.flush()
-
-    @rank_zero_only
-    @_never_fatal
-    def close(self) -> None:
-        """Ends the event file; nothing can be logged after it."""
-        self.experiment.close()
+PATTERN = "events.out.tfevents.*"
+LARGEST_FILE = 256 * 2**20  # bytes read of an event file; one of a run of 20 epochs has 30,000
+LARGEST_RECORD = 16 * 2**20  # bytes; a picture may be one
+HEADER, FOOTER = 12, 4  # bytes around the data of a record: length (8) and its checksum (4), checksum of the data (4)
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The event files of a run, oldest first."""
-    return sorted(folder.glob("events.out.tfevents.*"))
+    """Lists the event files of a run, oldest first: their names begin with the time of their creation."""
+    return sorted(path for path in folder.glob(PATTERN) if path.is_file())
 
 
-def event_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each event file: with a checkpoint, the mark up to which its run had been logged."""
-    return {path.name: path.stat().st_size for path in event_files(folder)}
-
-
-def rewind_events(source: Path, folder: Path, sizes: Mapping[str, int]) -> None:
-    """Leaves in `folder` what `source` had logged at a checkpoint, so that nothing is there twice.
+class EventFile:
+    """Writes one event file. A failure to write is reported once on stderr and never stops the run.
 
     Args:
-        source: The run folder of the checkpoint; may be `folder` itself.
-        folder: The run folder to go on in.
-        sizes: What `event_sizes` said at the checkpoint.
+        folder: Run folder.
+        suffix: What the name of the file ends with.
     """
-    try:
-        for name in sizes:
-            if source.resolve() != folder.resolve() and (source / name).exists():
-                shutil.copyfile(source / name, folder / name)
-        for path in event_files(folder):
-            if path.name not in sizes:
-                path.unlink()
-            elif path.stat().st_size > sizes[path.name]:
-                with path.open("r+b") as file:
-                    file.truncate(sizes[path.name])
-    except OSError as error:
-        print(
-            f"lit_mnist: {folder}: {error.strerror or error}; TensorBoard may show some points twice.",
-            file=sys.stderr,
-        )
+
+    def __init__(self, folder: Path, suffix: str = "") -> None:
+        self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0{suffix}"
+        self._writer: RecordWriter | None = None
+        self._attempt(self._open)
+
+    def _open(self) -> None:
+        self._writer = RecordWriter(self.path.open("wb"))
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def _write(self, event: Event) -> None:
+        assert self._writer is not None
+        self._writer.write(event.SerializeToString())
+
+    def _attempt(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (OSError, ValueError) as error:  # ValueError: values that a protobuf cannot hold
+            self._writer = None
+            print(
+                f"lit_mnist: TensorBoard's event file cannot be written ({error}); training continues without it.",
+                file=sys.stderr,
+            )
+
+    def _add(self, values: list[Summary.Value], step: int, wall_time: float | None = None) -> None:
+        if self._writer is not None:
+            event = Event(wall_time=wall_time or time.time(), step=step, summary=Summary(value=values))
+            self._attempt(lambda: self._write(event))
+
+    def add_scalar(self, tag: str, value: float, step: int, wall_time: float | None = None) -> None:
+        """Adds a point to the curve `tag`; `step` is its x, the 1-based epoch or SGD step."""
+        self._add([Summary.Value(tag=tag, simple_value=value)], step, wall_time)
+
+    def add_png(self, tag: str, png: bytes, step: int) -> None:
+        """Adds a picture, the content of a PNG file."""
+        width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+        self._add([Summary.Value(tag=tag, image=image)], step)
+
+    def add_hyperparameters(self, hyperparameters: Mapping[str, Any], tags: tuple[str, ...]) -> None:
+        """Adds the run's row of the HPARAMS table; `tags` are those of the scalars to show beside the hyperparameters."""
+        infos = [
+            api_pb2.HParamInfo(
+                name=name, type=api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
+            )
+            for name, value in hyperparameters.items()
+        ]
+        metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in tags]
+        for part in (
+            summary.experiment_pb(infos, metrics),
+            summary.session_start_pb(dict(hyperparameters)),
+            summary.session_end_pb(api_pb2.STATUS_SUCCESS),
+        ):
+            self._add(list(part.value), 0)
+
+    def flush(self) -> None:
+        """Hands every point to the operating system."""
+        if self._writer is not None:
+            self._attempt(self._writer.flush)
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._writer is not None:
+            self._attempt(self._writer.close)
+            self._writer = None
+
+
+def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Reads every curve in the event files of a run: tag -> step -> value. The newest file counts where two have a point.
+
+    Raises:
+        ValueError: A file is damaged or of an implausible size; the points before the damage are lost with it.
+    """
+    curves: dict[str, dict[int, float]] = {}
+    for path in event_files(folder):
+        for record in _records(path):
+            try:
+                event = Event.FromString(record)
+            except DecodeError:
+                raise ValueError(f"the event file {path.name} holds something other than TensorBoard events") from None
+            for value in event.summary.value:
+                if value.WhichOneof("value") == "simple_value":
+                    curves.setdefault(value.tag, {})[event.step] = value.simple_value
+                elif value.tensor.float_val:  # as newer writers store scalars
+                    curves.setdefault(value.tag, {})[event.step] = value.tensor.float_val[0]
+    return curves
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
+        raise ValueError(f"{path.name} is not an event file, or larger than {LARGEST_FILE // 2**20} MB")
+    with path.open("rb") as file:
+        while header := file.read(HEADER):
+            length = int.from_bytes(header[:8], "little")
+            if length > LARGEST_RECORD:
+                raise ValueError(f"the event file {path.name} is damaged")
+            data = file.read(length)
+            if len(data) < length or len(file.read(FOOTER)) < FOOTER:
+                return  # a run that is being written, or was killed, ends within a record
+            yield data

@@ -8,24 +8,25 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from lit_mnist import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "tensorboard", "numpy")
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Version of Python and of each package that can change a result."""
+    """Returns the version of Python and of each package that can change a result."""
     found = {package.replace("-", "_"): version(package) for package in PACKAGES}
     return {"lit_mnist": __version__, "python": platform.python_version(), **found}
 
 
 def machine() -> dict[str, str | int]:
-    """Processor, logical cores and operating system."""
+    """Describes this machine: processor, logical cores and operating system."""
     return {"cpu": _processor(), "cores": os.cpu_count() or 1, "system": platform.platform(terse=True)}
 
 
@@ -40,19 +41,21 @@ def _processor() -> str:
 
 
 def commit() -> str | None:
-    """Hash of the commit that the package was run from, "-dirty" behind it if files were changed since; None outside git."""
+    """Returns the hash of the commit that the package runs from, with "-dirty" if files have changed; None outside git."""
     package = Path(__file__).parent.parent
     if not (package.parent / ".git").exists():
         return None
     describe = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:  # a checkout copied to where there is no git
+    except OSError:  # a checkout on a machine without git
         return None
 
 
-def weights_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and bytes of all weights: equal if and only if every bit is."""
+def weights_sha256(state: "Mapping[str, Tensor]") -> str:
+    """Returns the SHA-256 of the names and bytes of all weights: equal if and only if every bit is."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())

@@ -1,0 +1,264 @@
+"""The one schema of `result.json`, what a run's outcome means, and the functions that read and write the file.
+
+Reading has bounds: a file of at most 16 MiB, lists of at most a million entries, numbers that a float32 network can
+produce. Whatever lies outside is refused with the name of the field; nothing is clipped in silence.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from lit_mnist.record.atomic import write_atomically
+
+RESULT_FORMAT: Final = 2  # 1: written by version 1.0
+RULE_VERSION = 2  # of `judge`; results of another version are judged again when they are read
+
+Outcome = Literal["trained", "learning", "collapsed", "diverged"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+FAILED_OUTCOMES: tuple[Outcome, ...] = ("collapsed", "diverged")  # two endings of one event
+
+# Parts of `guessing`, the cross-entropy of equal probabilities. In logs/reference, trained runs end at most 0.03 of it above
+# their best epoch, the rough ones at learning rate 1 included, and their last epoch is at most 0.014 of it below all others.
+NEAR_GUESSING = 0.9  # at or above this part of guessing, nothing usable has been learned
+ROSE = 0.25  # given back since the best epoch
+FELL = 0.02  # the last epoch's fall below all epochs before it: training was still under way
+BARELY_FELL = 0.001  # the same near guessing, where a slow run falls little and a dead network not at all
+SEVERAL_EPOCHS = 4  # without leaving guessing: the network is dead, not slow
+
+LARGEST = 1e39  # beyond float32, in which losses are computed
+MOST = 1_000_000  # entries of a list
+LARGEST_FILE = 16 * 2**20  # bytes
+DEPTH = 8  # of nested lists and mappings in `hyperparameters` and `instruments`
+
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Word = Annotated[str, Meta(max_length=1_000)]
+Text = Annotated[str, Meta(max_length=20_000)]
+Losses = Annotated[list[Number], Meta(max_length=MOST)]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """An SGD step and the epoch it lies in, both counted from 1."""
+
+    epoch: Count
+    step: Count
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """When a run trained, in ISO 8601, and for how long, in seconds."""
+
+    started: Word
+    finished: Word
+    seconds: Number
+    train_seconds_by_epoch: Annotated[list[Number], Meta(max_length=MOST)]
+    resumed: Count = 0
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is known of a finished run.
+
+    Attributes:
+        format: 1 where version 1.0 wrote it, else 2.
+        name: The configuration's name.
+        outcome: How the run ended, by version `outcome_rule` of `judge`; reason: why, unless it trained.
+        command: The line that runs it again.
+        hyperparameters: Flat and plain: lr, batch_size, hidden, image_shape, classes, engine, dataset, train_size, ...
+        epochs: Number of epochs whose losses are recorded; steps: SGD steps made.
+        train_loss_by_epoch: Mean of each epoch's batch losses, in nats, as long as it was finite.
+        test_accuracy_by_epoch: Fractions; empty if it was not measured each epoch.
+        val_loss_by_epoch: In nats; None where the epoch was not validated. Likewise val_accuracy_by_epoch.
+        train_loss_by_block: Pairs of a block's last SGD step and the mean loss of its steps; a block is about 4,096 images.
+        final_train_loss: The last epoch's; None if the run diverged.
+        train_accuracy, test_accuracy, test_loss: Measured after the last step; None if the run diverged.
+        diverged: Where the loss stopped being finite.
+        changes: Differences between the surroundings of a resumed run's processes.
+        stopped: Why the run ended before its limits; "" if it did not.
+        instruments: Measurements by name.
+    """
+
+    format: Literal[1, 2] = RESULT_FORMAT
+    name: Word
+    outcome: Outcome
+    outcome_rule: Count = 1
+    reason: Text
+    command: Text
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+    threads: Count
+    device: Word
+    hyperparameters: dict[Word, Any]
+    epochs: Count
+    steps: Count
+    steps_per_epoch: Count
+    train_loss_by_epoch: Losses
+    test_accuracy_by_epoch: Annotated[list[Fraction], Meta(max_length=MOST)]
+    val_loss_by_epoch: Annotated[list[Number | None], Meta(max_length=MOST)]
+    val_accuracy_by_epoch: Annotated[list[Fraction | None], Meta(max_length=MOST)]
+    train_loss_by_block: Annotated[list[tuple[Count, Number]], Meta(max_length=MOST)] = []
+    final_train_loss: Number | None
+    train_accuracy: Fraction | None
+    test_accuracy: Fraction | None
+    test_loss: Number | None
+    diverged: Place | None
+    weights_sha256: Word | None
+    data_sha256: Word
+    versions: dict[Word, Word]
+    commit: Word | None
+    machine: dict[Word, Word | Count]
+    changes: Annotated[list[Text], Meta(max_length=1_000)] = []
+    stopped: Text = ""
+    times: Times
+    instruments: dict[Word, Any] = {}
+
+    def __post_init__(self) -> None:
+        """Checks what types cannot say."""
+        for field in ("hyperparameters", "instruments"):
+            if not _is_plain(getattr(self, field), DEPTH):
+                raise ValueError(f"{field}: a number is too large, or values are nested more than {DEPTH} deep")
+        for key, kind, most in (("lr", (int, float), 1e6), ("batch_size", int, 2**31)):
+            value = self.hyperparameters.get(key)
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= most:
+                raise ValueError(f"hyperparameters: {key} must be a number above 0 and at most {most:g}, not {str(value)[:40]}")
+        classes = self.hyperparameters.get("classes", 10)
+        if isinstance(classes, bool) or not isinstance(classes, int) or not 2 <= classes <= MOST:
+            raise ValueError(f"hyperparameters: classes must be a whole number from 2, not {str(classes)[:40]}")
+        if (self.outcome == "diverged") != (self.diverged is not None):
+            raise ValueError("diverged: must be given for the outcome diverged, and only then")
+        if self.outcome != "diverged" and (self.final_train_loss is None or not self.train_loss_by_epoch):
+            raise ValueError(f"final_train_loss: is missing for the outcome {self.outcome}")
+
+    @property
+    def lr(self) -> float:
+        """Learning rate."""
+        return float(self.hyperparameters["lr"])
+
+    @property
+    def batch_size(self) -> int:
+        """Images per SGD step."""
+        return int(self.hyperparameters["batch_size"])
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; results of version 1.0, which had no other, do not state their 10."""
+        return int(self.hyperparameters.get("classes", 10))
+
+    @property
+    def failed(self) -> bool:
+        """True for a run that collapsed or diverged."""
+        return self.outcome in FAILED_OUTCOMES
+
+
+def guessing(classes: int) -> float:
+    """Cross-entropy of equal probabilities, in nats: the loss of a network that knows nothing."""
+    return math.log(classes)
+
+
+def judge(train_loss_by_epoch: Sequence[float], classes: int = 10) -> tuple[Outcome, str]:
+    """Outcome of a run whose loss stayed finite, and the reason unless it is "trained".
+
+    Judged on the training loss alone, so that nothing is selected on the test set.
+
+    Args:
+        train_loss_by_epoch: Mean of the batch losses of each epoch, in nats.
+        classes: Number of classes, which sets the loss of guessing; training starts there.
+    """
+    start = guessing(classes)
+    if not train_loss_by_epoch:
+        return "learning", "no epoch was completed"
+    *before, final = train_loss_by_epoch
+    best = min([start, *before])
+    if final >= best + ROSE * start:
+        return "collapsed", f"the training loss rose from {best:.3f} to {final:.3f}"
+    fall = best - final
+    if final >= NEAR_GUESSING * start:
+        steadily = all(later < earlier for earlier, later in zip(before, train_loss_by_epoch[1:], strict=True))
+        exploded = max(train_loss_by_epoch) >= (1 + ROSE) * start
+        is_old = len(train_loss_by_epoch) >= SEVERAL_EPOCHS or exploded
+        if is_old and (exploded or not steadily) and fall < BARELY_FELL * start:
+            return (
+                "collapsed",
+                f"the training loss ended at {final:.3f}, no better than guessing ({start:.3f}), and was not falling",
+            )
+        return "learning", f"the training loss had only begun to fall ({final:.3f}; guessing is {start:.3f})"
+    if fall > FELL * start:
+        return "learning", f"the training loss was still falling, by {fall:.3f} in the last epoch"
+    return "trained", ""
+
+
+def read_result(folder: Path) -> Result | None:
+    """Result of the run in `folder`; its outcome is judged again where another version of the rule gave it.
+
+    Returns:
+        None if the run is not finished.
+
+    Raises:
+        ValueError: `result.json` cannot be read, or names the field that is wrong.
+    """
+    path = folder / "result.json"
+    if not os.path.lexists(path):
+        return None
+    try:
+        result = msgspec.json.decode(read_regular(path, LARGEST_FILE), type=Result)
+    except msgspec.ValidationError as error:
+        what, _, field = str(error).partition(" - at `$.")
+        name = field.rstrip("`") or "the file"
+        raise ValueError(f"result.json: {what if what.partition(':')[0] in _CHECKED else f'{name}: {_lower(what)}'}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ValueError("result.json is not JSON in UTF-8") from None
+    if result.outcome == "diverged" or result.outcome_rule == RULE_VERSION:
+        return result
+    outcome, reason = judge(result.train_loss_by_epoch, result.classes)
+    return msgspec.structs.replace(result, outcome=outcome, reason=reason, outcome_rule=RULE_VERSION)
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Writes `result.json`, whole or not at all, and only what `read_result` accepts.
+
+    Raises:
+        ValueError: A value is out of its bounds, is not finite, or is text that cannot be encoded.
+        OSError: The file cannot be written.
+    """
+    try:
+        content = msgspec.json.encode(result)
+        msgspec.json.decode(content, type=Result)  # what is not finite became null
+    except (msgspec.MsgspecError, UnicodeEncodeError, TypeError) as error:
+        raise ValueError(f"The result cannot be recorded: {error}.") from None
+    write_atomically(path, msgspec.json.format(content, indent=1) + b"\n")
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Content of a regular file of at most `limit` bytes; a pipe or a device is refused, not waited for.
+
+    Raises:
+        ValueError: It is too large, is not a regular file, or cannot be read.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError(f"{path.name} is not a regular file")
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from None
+    if len(content) > limit:
+        raise ValueError(f"{path.name} is larger than {limit:,} bytes")
+    return content
+
+
+_CHECKED = ("hyperparameters", "instruments", "diverged", "final_train_loss")  # fields that `__post_init__` names
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Tells if a decoded value has finite numbers of a sensible size only, and is nested at most `depth` deep."""
+    if isinstance(value, (list, dict)):
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, (int, float)) or abs(value) <= LARGEST
