@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
@@ -61,6 +61,7 @@ class OptionParser(LightningArgumentParser):
 
     def __init__(self, command: str) -> None:
         super().__init__(prog=f"lit_mnist {command}", description=DESCRIPTIONS[command])
+        self.add_argument("-c", "--config", action=ActionConfigFile, help="Shipped configuration, or YAML file of options.")
         self.add_argument("--seed_everything", type=int, default=DEFAULT_SEED, help="Seed of weights, order and split.")
         self.add_argument(
             "--threads",
