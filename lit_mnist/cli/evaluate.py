@@ -8,7 +8,7 @@ import torch
 from jsonargparse import Namespace
 
 from lit_mnist.cli import DONE
-from lit_mnist.cli.options import OptionParser, make_trainer, parse
+from lit_mnist.cli.options import make_trainer, option_parser, parse
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.plots import as_png, draw_confusion, draw_mistakes
@@ -44,14 +44,15 @@ def _evaluate(command: str, options: list[str]) -> int:
     config = parse(command, [*_options_of_run(checkpoint), *options])
     if command == "validate":
         _check_held_out(config, checkpoint)
-    data = OptionParser(command).instantiate_classes(Namespace(data=config.data)).data
+    init = option_parser(command).instantiate_classes(config)
+    data = init.data
     data.setup()
     model = LitMLP(image_shape=network.mlp.image_shape, classes=network.mlp.classes, hidden=network.mlp.hidden)
     model.mlp = network.mlp
     if data.data.image_shape != network.mlp.image_shape or len(data.data.classes) != network.mlp.classes:
         raise ValueError(f"{config.data.dataset} has other images or classes than the network; name its own --data.dataset.")
     torch.set_num_threads(config.threads)
-    trainer = make_trainer(OptionParser(command).instantiate_classes(Namespace(trainer=config.trainer)).trainer)
+    trainer = make_trainer(init.trainer, enable_progress_bar=False)  # it is done in a second
     _check_trainer(command, trainer)
     (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)
     for tag, value in measured.items():

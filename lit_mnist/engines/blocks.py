@@ -170,8 +170,8 @@ def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
         "devices": trainer.world_size == 1,
         "accumulate_grad_batches": trainer.accumulate_grad_batches == 1,
         "gradient_clip_val": not trainer.gradient_clip_val,
-        "limit_train_batches": isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1.0,  # type: ignore[attr-defined]
-        "val_check_interval": isinstance(trainer.val_check_interval, float) and trainer.val_check_interval == 1.0,  # type: ignore[attr-defined]
+        "limit_train_batches": isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1.0,
+        "val_check_interval": isinstance(trainer.val_check_interval, float) and trainer.val_check_interval == 1.0,
         "overfit_batches": not trainer.overfit_batches,  # type: ignore[attr-defined]
         "fast_dev_run": not trainer.fast_dev_run,  # type: ignore[attr-defined]
         "precision 16-mixed": trainer.scaler is None,

@@ -1,7 +1,7 @@
 """The callback that keeps the record of a run: its history, TensorBoard curves, and a checkpoint at the end of every epoch."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -128,7 +128,7 @@ class Recorder(Checkpoint):
                 f"its record has {len(self.history.train_loss)}."
             )
         if trainer.world_size > 1:
-            group_gradients(trainer, pl_module, next(iter(trainer.datamodule.test_dataloader()))[0][:1])  # type: ignore[attr-defined]
+            group_gradients(pl_module, next(iter(trainer.datamodule.test_dataloader()))[0][:1])  # type: ignore[attr-defined]
         if trainer.is_global_zero and self.writes_events:
             self.folder.remove_events()
             self.events = EventFile(self.folder.path)
@@ -193,8 +193,8 @@ class Recorder(Checkpoint):
             data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined] # set by a connector
             _, measured["test accuracy"] = evaluate(trainer, pl_module, data.test_dataloader())
             history.test_accuracy.append(measured["test accuracy"])
-            pl_module.log("test/accuracy", measured["test accuracy"])
-        pl_module.log("train/seconds", history.train_seconds[-1])
+            pl_module.log("test/accuracy", measured["test accuracy"], sync_dist=True)
+        pl_module.log("train/seconds", history.train_seconds[-1], sync_dist=True)
         if self.events:
             self._write_points(epoch, with_blocks=False)
             self.events.flush()
@@ -208,7 +208,7 @@ class Recorder(Checkpoint):
         """Writes the points of an epoch, 0-based, to the event file."""
         assert self.events is not None
         history, when = self.history, self.history.ended[epoch]
-        curves = {
+        curves: dict[str, Sequence[float | None]] = {
             "train/loss": history.train_loss,
             "val/loss": history.val_loss,
             "val/accuracy": history.val_accuracy,
