@@ -11,9 +11,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from torch import Tensor
 
-from lit_mnist.data import EpochLoader
+from lit_mnist.datasets.loaders import Batch, EpochLoader
 from lit_mnist.engines.exact import Engine, ExactEngine
-from lit_mnist.lit_mlp import Batch, LitMLP
+from lit_mnist.lit_mlp import LitMLP
 
 EngineName = Literal["exact", "fast"]
 Module = TypeVar("Module", bound=LitMLP)

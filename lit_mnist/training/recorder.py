@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
-from lit_mnist.data import Batch, MNISTDataModule
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.datasets.loaders import Batch
 from lit_mnist.engines.blocks import IMAGES_PER_BLOCK
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.events import EventFile
@@ -26,7 +27,7 @@ CHECKPOINT_FORMAT = 2  # 1: version 1.0, which resumed within epochs
 
 def now() -> str:
     """Returns the time in UTC, to the second, in ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Diverged(Exception):
