@@ -81,7 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print(f"lit_mnist: {one_line(sentence)}", file=sys.stderr)
+    print(f"lit_mnist: {one_line(' '.join(sentence.split()))}", file=sys.stderr)
     return code
 
 
