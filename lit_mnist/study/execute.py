@@ -23,7 +23,7 @@ from lit_mnist.cli import DIVERGED, DONE
 from lit_mnist.record.atomic import write_atomically
 from lit_mnist.record.printable import one_line
 from lit_mnist.study import server
-from lit_mnist.study.plan import Configuration, RunSpec, Study, write_configs
+from lit_mnist.study.plan import RunSpec, Study, write_configs
 from lit_mnist.study.progress import ELSEWHERE, FAILED, STOPPED, Progress, Status, read_status, shown
 from lit_mnist.training.signals import Stopped
 

@@ -50,7 +50,7 @@ class Configuration:
 class RunSpec:
     """One run to be trained: a configuration, a seed, and the folder that records it."""
 
-    name: str
+    name: str  # printable, as the folder is: `plan_study` refuses others
     seed: int
     out: Path
 
@@ -72,7 +72,7 @@ class RunSpec:
         return shlex.join(["python", "-m", "lit_mnist", *self.arguments])
 
     def __str__(self) -> str:
-        return one_line(f"{self.name} seed {self.seed}")
+        return f"{self.name} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def parse_values(text: str) -> list[Any]:
         ValueError: A value is missing, or a bracket.
     """
     try:
-        values = yaml.load(f"[{text}]", Loader=yaml.BaseLoader)  # noqa: S506  (a safe loader that makes strings only)
+        values = yaml.load(f"[{text}]", Loader=yaml.BaseLoader)
     except NOT_YAML:
         raise ValueError(f"{text!r} is not a list of values in YAML: look for a missing value, bracket or quote.") from None
     return [_typed(value) for value in values]
@@ -112,13 +112,12 @@ def _typed(value: Any) -> Any:
     return {"true": True, "false": False, "null": None}.get(value, value)
 
 
-def parse_option(option: str) -> str:
-    """Returns `option` if it can be one of `fit` and the study does not set it itself; else raises ValueError."""
+def check_option(option: str) -> None:
+    """Raises ValueError if `option` cannot be one of `fit`, or is one that the study sets itself."""
     if not OPTION.fullmatch(option):
         raise ValueError(f"{option!r} is not an option of fit: write it like model.lr.")
     if option in RESERVED:
         raise ValueError(f"The study sets {option} itself: {RESERVED[option]}.")
-    return option
 
 
 def parse_options(arguments: Sequence[str]) -> Settings:
@@ -134,7 +133,7 @@ def parse_options(arguments: Sequence[str]) -> Settings:
         if not argument.startswith("--"):
             raise ValueError(f"{argument!r} belongs to no option (see python -m lit_mnist study --help).")
         name, equals, text = argument[2:].partition("=")
-        parse_option(name)
+        check_option(name)
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ValueError(f"--{name} needs a value.")
@@ -152,39 +151,33 @@ def parse_grid(axes: Sequence[str]) -> Grid:
     grid: Grid = {}
     for axis in axes:
         option, equals, text = axis.removeprefix("--").partition("=")
-        if not equals:
+        try:
+            check_option(option)
+            values = parse_values(text) if equals else []
+        except ValueError as mistake:
+            raise ValueError(f"--grid {axis}: {mistake}") from None
+        if not values or "" in values:
             raise ValueError(f"--grid {axis}: write an option and its values, like model.lr=0.01,0.1.")
         if option in grid:
             raise ValueError(f"--grid names {option} twice: put all its values after one equals sign.")
-        try:
-            grid[parse_option(option)] = parse_values(text)
-        except ValueError as mistake:
-            raise ValueError(f"--grid {axis}: {mistake}") from None
-        if not grid[option] or "" in grid[option]:
-            raise ValueError(f"--grid {axis}: a value is missing.")
+        grid[option] = values
     return grid
 
 
 def parse_seeds(text: str) -> Sequence[int]:
-    """Parses "5", which means 1 to 5, or "1,2,3", which means these; "7," is 7 alone.
-
-    Raises:
-        ValueError: It is neither, or a seed is out of range or given twice.
-    """
+    """Parses "5", which means 1 to 5, or "1,2,3", which means these; "7," is 7 alone. Raises ValueError if it is neither."""
     try:
-        seeds: Sequence[int]
-        if "," in text:
-            seeds = [int(seed) for seed in text.removesuffix(",").split(",")]
+        if "," not in text:
+            seeds: Sequence[int] = range(1, min(int(text) + 1, MOST_SEEDS))
         else:
-            seeds = range(1, min(int(text) + 1, MOST_SEEDS))
+            seeds = [int(seed) for seed in text.removesuffix(",").split(",")]
+            if len(set(seeds)) < len(seeds) or not all(0 <= seed < MOST_SEEDS for seed in seeds):
+                raise ValueError
     except ValueError:
-        raise ValueError(f"--seeds {text}: write a number of seeds, like 5, or a list of them, like 1,2,3.") from None
+        seeds = ()
     if not seeds:
-        raise ValueError(f"--seeds {text}: a study needs at least one seed.")
-    if "," in text and not (min(seeds) >= 0 and max(seeds) < MOST_SEEDS):
-        raise ValueError(f"--seeds {text}: a seed lies between 0 and {MOST_SEEDS - 1}.")
-    if "," in text and len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds {text}: a seed is given twice, which would be the same run twice.")
+        hint = f"write a number of seeds, like 5, or a list of different ones between 0 and {MOST_SEEDS - 1}, like 1,2,3"
+        raise ValueError(f"--seeds {text}: {hint}.")
     return seeds
 
 
@@ -257,35 +250,33 @@ def plan_study(
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
             name = "-".join(part for part in (file.stem if keep_names or not point else "", point_name(point)) if part)
+            configuration = _configuration(name, base, text, {**options, **point})
             if name in configurations:
-                raise ValueError(f"Two configurations would be called {one_line(name)}: rename a file or drop a grid value.")
-            configurations[name] = _configuration(name, base, text, {**options, **point})
-    _check_encodable(out)
+                raise ValueError(f"Two configurations would be called {name}: rename a file or drop a grid value.")
+            configurations[name] = configuration
+    _check_name(str(out))
     runs = [RunSpec(name, seed, out) for name in configurations for seed in seeds]
     return Study(out, list(configurations.values()), runs)
 
 
 def _configuration(name: str, base: Settings, text: str, changes: Settings) -> Configuration:
-    _check_encodable(Path(name))
+    _check_name(name)
     if len(name.encode()) > LONGEST_NAME or name in (".", ".."):
-        raise ValueError(f"{one_line(name[:60])}... cannot name a folder: give long values in a config file, with --configs.")
+        raise ValueError(f"{name[:60]}... cannot name a folder: give long values in a config file, with --configs.")
     settings = merged(base, changes)
     trainer = settings.get("trainer")
-    trainer = trainer if isinstance(trainer, dict) else {}
-    if trainer.get("fast_dev_run"):
+    if isinstance(trainer, dict) and trainer.get("fast_dev_run"):
         raise ValueError(f"{name}: trainer.fast_dev_run: such a run leaves no record; drop it.")
-    if trainer.get("max_epochs") == -1 and trainer.get("max_steps") in (None, -1):
+    if isinstance(trainer, dict) and trainer.get("max_epochs") == -1 and trainer.get("max_steps") in (None, -1):
         raise ValueError(f"{name}: trainer.max_epochs -1: without trainer.max_steps such a run never ends.")
     if changes:
         text = f"# {', '.join(f'{key} {value}' for key, value in changes.items())}\n{yaml.safe_dump(settings, sort_keys=False)}"
     return Configuration(name, settings, text)
 
 
-def _check_encodable(path: Path) -> None:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{one_line(str(path))} is not a name in UTF-8: rename it.") from None
+def _check_name(name: str) -> None:
+    if one_line(name) != name:
+        raise ValueError(f"{one_line(name)} cannot be written as a line of text: rename it.")
 
 
 def refuse_other_settings(study: Study) -> None:
@@ -293,8 +284,7 @@ def refuse_other_settings(study: Study) -> None:
     for configuration in study.configurations:
         file = configuration.file(study.out)
         if file.exists() and (change := difference(read_config(file), configuration.settings)):
-            folder = one_line(str(file.parent))
-            raise ValueError(f"{folder} holds runs of other settings ({one_line(change)}): choose another --out.")
+            raise ValueError(f"{file.parent} holds runs of other settings ({one_line(change)}): choose another --out.")
 
 
 def write_configs(study: Study) -> None:

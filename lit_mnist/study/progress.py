@@ -203,7 +203,7 @@ def results_table(statuses: Mapping[RunSpec, Status]) -> str:
         results = [status.result for status in group if status.result and not status.result.failed]
         lines.append(
             (
-                one_line(name),
+                name,
                 str(len(group)),
                 str(len(group) - len(results)),
                 _median([result.final_train_loss for result in results], ".6f"),
@@ -213,7 +213,9 @@ def results_table(statuses: Mapping[RunSpec, Status]) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     table = ["  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]) for cells in lines]
-    failed = [f"{run}: {each.state}. {each.reason}" for run, each in statuses.items() if each.state in (FAILED, *FAILED_OUTCOMES)]
+    failed = [
+        f"{run}: {each.state}. {each.reason}" for run, each in statuses.items() if each.state in (FAILED, *FAILED_OUTCOMES)
+    ]
     return "\n".join(table + failed)
 
 

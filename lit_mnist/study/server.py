@@ -5,6 +5,7 @@ thread, since a fork copies no other; it forks a child for each request, and end
 Where a fork is not safe, which is anywhere but on Linux, each request gets a new process, which imports all by itself.
 """
 
+import gc
 import json
 import os
 import select
@@ -14,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+import traceback
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from lit_mnist.cli import DIVERGED, DONE
+from lit_mnist.cli import DIVERGED, DONE, FAILED
 from lit_mnist.record.printable import one_line
 from lit_mnist.training.signals import end_with_parent
 
@@ -102,7 +103,7 @@ class _Server:
         self.children: dict[int, _Child] = {}  # those that run, by the number of the request
         self.ended = False
         self._count = 0
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the server runs)
         pipes = {**_surroundings(folder), "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         self._process = subprocess.Popen([sys.executable, "-m", MODULE], text=True, **pipes)
         threading.Thread(target=self._listen, daemon=True).start()
@@ -149,12 +150,13 @@ def last_words(output: str) -> str:
     return one_line((sentences or lines)[-1].removeprefix("lit_mnist: "))
 
 
-def serve() -> int:
-    """Forks a child for each request until the input ends. Returns in the server and in each child: the exit code."""
+def serve() -> None:
+    """Imports what runs need, and forks a child for each request until the input ends."""
     server, answers = os.getpid(), os.dup(1)
     os.dup2(2, 1)  # what imports print is not an answer
     for name in IMPORTS:
         import_module(name)
+    gc.freeze()  # or a child's garbage collection would copy all that is here
     children: dict[int, int] = {}  # process ids, by the number of the request
     unread = b""
     while True:
@@ -169,18 +171,29 @@ def serve() -> int:
                 elif pid := os.fork():
                     children[message["number"]] = pid
                 else:
-                    os.setsid()
-                    end_with_parent(server)
                     os.close(answers)
-                    return run(**message)
+                    _become_run(message, server)
         for number, pid in list(children.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 del children[number]
-                os.write(answers, json.dumps({"number": number, "exit_code": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+                os.write(
+                    answers, json.dumps({"number": number, "exit_code": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
+                )
     for pid in children.values():
         os.kill(pid, signal.SIGKILL)
-    return 0
+
+
+def _become_run(request: dict[str, Any], server: int) -> NoReturn:
+    """Executes a request in a child, which ends without tearing down what it shares with the server: that takes seconds."""
+    code = FAILED
+    try:
+        os.setsid()
+        end_with_parent(server)
+        code = run(**request)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)
 
 
 def run(calls: list[list[str]], folder: str, output: str, **_: Any) -> int:
