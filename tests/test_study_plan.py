@@ -227,26 +227,22 @@ def test_of_studies_started_at_once_with_different_settings_in_one_folder_one_go
         assert settings == [configuration.settings for configuration in winner.configurations]
 
 
-def test_a_thousand_runs_need_a_yes_and_each_line_of_a_dry_run_is_one_that_fit_takes(
+def test_a_thousand_runs_need_a_yes_repeated_configs_add_up_and_fit_takes_the_lines_of_a_dry_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a study"
-    arguments = ["--grid", "model.hidden=[64],[32,16]", "--seeds", "501", "--data.train_size", "600"]
-    arguments += ["--out", str(out), "--dry-run"]
+    arguments = ["--configs", "lr1", "--configs", "batch8", "--grid", "model.hidden=[32,16]", "--data.train_size", "600"]
+    arguments += ["--seeds", "501", "--out", str(out), "--dry-run"]
     with pytest.raises(ValueError, match="1,002 runs"):
         main(arguments)
     assert not out.exists()
     assert main([*arguments, "--yes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 1002
+    assert list(dict.fromkeys(Path(line[5]).stem for line in lines)) == ["lr1-hidden32x16", "batch8-hidden32x16"]
     assert not list(tmp_path.rglob("seed_*"))
-    fit = [sys.executable, *shlex.split(lines[0])[1:], "--print_config"]
+    fit = [sys.executable, *lines[0][1:], "--print_config"]
     assert "train_size: 600" in subprocess.run(fit, capture_output=True, check=True, text=True).stdout
-
-
-def test_repeated_configs_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--configs", "lr1", "--configs", "batch8", "--seeds", "1", "--out", str(tmp_path), "--dry-run"]) == 0
-    assert [line.split()[5].rpartition("/")[2] for line in capsys.readouterr().out.splitlines()] == ["lr1.yaml", "batch8.yaml"]
 
 
 def test_a_study_too_large_to_count_is_refused_at_once() -> None:
@@ -346,5 +342,5 @@ def test_last_words_are_the_sentence_of_the_command() -> None:
 
 
 def test_a_study_itself_loads_no_torch() -> None:
-    program = "import sys, lit_mnist.study; sys.exit('torch' in sys.modules)"
+    program = "import sys, lit_mnist.study.execute; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -74,7 +74,7 @@ def conduct(
     except (Stopped, KeyboardInterrupt) as stopped:
         left = sum(read_status(run.folder) is None for run in study.runs)
         words = f"{left} of {len(study.runs)} runs are unfinished. The same command continues the study."
-        _say(console, f"Stopped by {stopped or 'Ctrl-C'}: {words}")
+        _say(console, f"Stopped by {str(stopped) or 'Ctrl-C'}: {words}")
         raise
     finally:
         server.close()
@@ -200,7 +200,7 @@ def train_run(run: RunSpec, workplace: Path, stop: Path, wait: bool) -> Status:
                 return Status(STOPPED if stop.exists() else ELSEWHERE)
             return read_status(folder) or _train(run, workplace, stop)
     except OSError as error:
-        return _failed(folder, f"{one_line(str(error.strerror or error))}.", None)
+        return _failed(folder, f"{one_line(str(error.strerror or error)).rstrip('.')}.", None)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def read_status(folder: Path) -> Status | None:
         result = read_result(folder)
     except ValueError as mistake:
         return Status(FAILED, f"{one_line(f'{folder}: {mistake}')}: delete the folder to run it again.")
-    return result and Status(result.outcome, one_line(result.reason), result)
+    return None if result is None else Status(result.outcome, one_line(result.reason), result)
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,16 @@ class Progress:
     def _row(self, run: RunSpec) -> Row:
         status = self.statuses.get(run)
         if status and status.state in ENDED:
-            epochs = status.result.epochs if status.result else 0
-            return Row(run, status.state, epochs, epochs, status.result.final_train_loss if status.result else None)
+            done, loss = (status.result.epochs, status.result.final_train_loss) if status.result else (0, None)
+            return Row(run, status.state, done, done, loss)
         state = ELSEWHERE if status and status.state == ELSEWHERE else RUNNING
         size, end = _output(run)
         if state == RUNNING and size == self._sizes[run]:
             return Row(run, WAITING)
-        epoch, epochs, loss = next(reversed(EPOCH.findall(end)), (b"0", b"", b""))
-        left = self._left(run, int(epoch), int(epochs or 0))
-        return Row(run, state, int(epoch), int(epochs or 0), float(loss) if loss else None, left)
+        if not (found := EPOCH.findall(end)):
+            return Row(run, state, seconds_left=self._left(run, 0, 0))
+        epoch, epochs = (int(number or 0) for number in found[-1][:2])
+        return Row(run, state, epoch, epochs, float(found[-1][2]), self._left(run, epoch, epochs))
 
     def _left(self, run: RunSpec, epoch: int, epochs: int) -> float | None:
         now = time.monotonic()

@@ -33,7 +33,7 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "
 
 
 class Process(Protocol):
-    """A started process: `subprocess.Popen`, or what stands for a child of the server."""
+    """A started process: a `subprocess.Popen`, or a child of the server."""
 
     def poll(self) -> int | None: ...
     def send_signal(self, sig: int, /) -> None: ...
@@ -103,6 +103,7 @@ class _Server:
         self.children: dict[int, _Child] = {}  # those that run, by the number of the request
         self.ended = False
         self._count = 0
+        self._writing = threading.Lock()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the server runs)
         pipes = {**_surroundings(folder), "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         self._process = subprocess.Popen([sys.executable, "-m", MODULE], text=True, **pipes)
@@ -124,17 +125,18 @@ class _Server:
     def write(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
         try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
+            with self._writing:  # threads of several runs write
+                self._process.stdin.write(json.dumps(message) + "\n")
+                self._process.stdin.flush()
         except BrokenPipeError:
             raise self.failure() from None
 
     def failure(self) -> OSError:
         """Makes an error of what the server said last."""
-        self._process.wait()
+        code = self._process.wait()
         self._errors.seek(0)
         words = last_words(self._errors.read().decode(errors="replace"))
-        return ChildProcessError(None, f"the process that starts runs ended ({words})")
+        return ChildProcessError(None, f"the process that starts runs ended with exit code {code}: {words}")
 
     def close(self) -> None:
         """Ends the server and all its children."""
@@ -177,9 +179,8 @@ def serve() -> None:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 del children[number]
-                os.write(
-                    answers, json.dumps({"number": number, "exit_code": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
-                )
+                answer = {"number": number, "exit_code": os.waitstatus_to_exitcode(status)}
+                os.write(answers, json.dumps(answer).encode() + b"\n")
     for pid in children.values():
         os.kill(pid, signal.SIGKILL)
 
@@ -219,4 +220,6 @@ def run(calls: list[list[str]], folder: str, output: str, **_: Any) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(**json.loads(sys.argv[1])) if len(sys.argv) > 1 else serve())
+    if len(sys.argv) > 1:
+        sys.exit(run(**json.loads(sys.argv[1])))
+    serve()
