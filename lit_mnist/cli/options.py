@@ -71,7 +71,9 @@ class OptionParser(LightningArgumentParser):
         )
         if command == "fit":
             self.add_argument("--name", type=str, default="", help="Name of the configuration. Default: its file's stem.")
-            self.add_argument("--run_dir", type=str, default="", help="Run folder. Default: logs/NAME/version_N, the next free N.")
+            self.add_argument(
+                "--run_dir", type=str, default="", help="Run folder. Default: logs/NAME/version_N, the next free N."
+            )
             self.add_argument("--test_every_epoch", type=bool, default=True, help="Measure test accuracy after every epoch.")
             self.add_argument(
                 "--engine",
@@ -85,6 +87,8 @@ class OptionParser(LightningArgumentParser):
                 default=0,
                 help="SGD steps per call of the Trainer's training_step; changes the speed only. 0: as many as 4,096 images hold.",
             )
+        if command == "test":
+            self.add_argument("--out", type=str, default="", help="Folder for the pictures. Default: that of a finished run.")
         self.add_argument(
             "--ckpt_path",
             type=str | None,

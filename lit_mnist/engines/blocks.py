@@ -159,7 +159,9 @@ def _agree_on_steps(checkpoint: dict[str, Any]) -> None:
     loop, steps = checkpoint.get("loops", {}).get("fit_loop"), checkpoint["global_step"]
     if loop:
         loop["epoch_loop.manual_optimization.optim_step_progress"]["total"].update(ready=steps, completed=steps)
-        loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"].update(ready=steps, completed=steps)
+        loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"].update(
+            ready=steps, completed=steps
+        )
 
 
 def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
@@ -176,7 +178,11 @@ def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
     }
     for name, works_in_blocks in options.items():
         if not works_in_blocks:
-            return f"{name} counts single mini-batches" if "_batches" in name or "interval" in name else f"{name} needs single steps"
+            return (
+                f"{name} counts single mini-batches"
+                if "_batches" in name or "interval" in name
+                else f"{name} needs single steps"
+            )
     own = next(kind for kind in type(module).__mro__ if kind.__name__ != _BlockStepping.__name__ and not _is_made_here(kind))
     for hook in MODULE_HOOKS:
         if getattr(own, hook) is not getattr(LitMLP, hook):

@@ -96,7 +96,9 @@ class Recorder(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         history = msgspec.structs.replace(self.history, seconds=self.history.seconds + time.monotonic() - self._began)
-        random_state = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+        random_state = {"cpu": torch.get_rng_state()} | (
+            {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+        )
         return {
             "format": CHECKPOINT_FORMAT,
             "history": msgspec.to_builtins(history),
