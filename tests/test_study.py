@@ -232,7 +232,7 @@ def test_two_studies_of_one_folder_train_each_run_once(tmp_path: Path) -> None:
 @linux_only
 @pytest.mark.slow
 def test_a_run_that_fails_is_killed_or_diverges_is_recorded_while_the_others_go_on(tmp_path: Path) -> None:
-    grid = ["--grid", "model.lr=0.5,1e20", "--seeds", "2", *LONG]
+    grid = ["--grid", "model.lr=0.5,1e6", "--seeds", "2", *LONG]
     planted = tmp_path / "logs/study/lr0.5/seed_1/checkpoints"
     planted.parent.mkdir(parents=True)
     planted.write_text("a file where fit wants a folder")
@@ -243,7 +243,7 @@ def test_a_run_that_fails_is_killed_or_diverges_is_recorded_while_the_others_go_
     os.kill(trainer_of(killed), signal.SIGKILL)
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, errors
-    assert "lr1e20 seed 1: diverged. " in output
+    assert "lr1000000.0 seed 1: diverged. " in output
     failure = json.loads((planted.parent / "failure.json").read_text())
     assert f"fit ended with exit code {failure['exit_code']}: " in failure["reason"]
     assert str(planted.relative_to(tmp_path)) in failure["reason"]
@@ -254,7 +254,7 @@ def test_a_run_that_fails_is_killed_or_diverges_is_recorded_while_the_others_go_
     code, output, _ = study(*grid, folder=tmp_path)
     assert code == 3
     assert "failed." not in output
-    assert "lr1e20 seed 1: diverged. " in output
+    assert "lr1000000.0 seed 1: diverged. " in output
     assert not list(tmp_path.rglob("failure.json"))
 
 
@@ -262,8 +262,7 @@ def test_a_run_that_fails_is_killed_or_diverges_is_recorded_while_the_others_go_
     ("arguments", "complaint"),
     [
         (["--grid", "model.lr=0.1,-1"], "lr-1: "),  # a value that the network refuses
-        (["--grid", "lr=0.1,0.2"], "lr0.1: "),
-        (["--configs", "lr0.1", "--epochs", "3", "--dry-run"], "lr0.1: "),
+        (["--grid", "lr=0.1,0.2", "--dry-run"], "lr0.1: "),  # an option that the parser does not know
     ],
 )
 def test_what_fit_refuses_is_refused_before_anything_is_written(arguments: list[str], complaint: str, tmp_path: Path) -> None:
@@ -346,8 +345,8 @@ def test_a_study_on_dask_survives_a_killed_worker(undisturbed: tuple[str, dict[s
 @pytest.mark.slow
 def test_a_killed_client_or_scheduler_of_dask_leaves_a_study_that_can_be_continued(tmp_path: Path) -> None:
     pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    runs = ["--configs", "lr0.1", "--seeds", "1", "--trainer.max_epochs", "40", "--data.train_size", "2000"]
-    with cluster(tmp_path, size=1) as (address, (scheduler, _)):
+    runs = ["--configs", "lr0.1", "--seeds", "1", "--trainer.max_epochs", "1000", "--data.train_size", "2000"]
+    with cluster(tmp_path) as (address, (scheduler, *_)):
         process = start(*runs, "--scheduler", address, folder=tmp_path)
         wait_for(lambda: begun(tmp_path) == 1, "a checkpoint", process)
         process.kill()
