@@ -24,7 +24,7 @@ from lit_mnist.record.atomic import write_atomically
 from lit_mnist.record.printable import one_line
 from lit_mnist.study import server
 from lit_mnist.study.plan import RunSpec, Study, write_configs
-from lit_mnist.study.progress import ELSEWHERE, FAILED, STOPPED, Progress, Status, read_status, shown
+from lit_mnist.study.progress import ELSEWHERE, ENDED, FAILED, STOPPED, Progress, Status, read_status, shown
 from lit_mnist.training.signals import Stopped
 
 LOOK_SECONDS = 0.1  # between two looks at a process and at the stop file
@@ -48,7 +48,7 @@ def conduct(
 
     Args:
         study: Configurations and runs; its folder is relative to the working directory, which all workers see.
-        statuses: Runs that were finished before.
+        statuses: Runs that were finished before. Afterwards a run is missing only if the workers were lost.
         workers: Runs at once on this machine; None: one per core.
         scheduler: Address of a Dask scheduler whose workers train the runs; None: this machine does.
         console: Shows the progress; None: standard error.
@@ -68,8 +68,11 @@ def conduct(
             with shown(Progress(study.runs, at_once, statuses), console):
                 _train_runs(unfinished, statuses, study.out.absolute(), executor)
     except WorkersLostError as lost:
-        statuses |= {run: status for run in unfinished if (status := read_status(run.folder))}
-        if not all(run in statuses for run in unfinished):
+        for run in [run for run in unfinished if run not in statuses or statuses[run].state not in ENDED]:
+            statuses.pop(run, None)
+            if status := read_status(run.folder):
+                statuses[run] = status
+        if len(statuses) < len(study.runs):
             _say(console, f"lit_mnist: {lost} The same command continues the study.")
     except (Stopped, KeyboardInterrupt) as stopped:
         left = sum(read_status(run.folder) is None for run in study.runs)
