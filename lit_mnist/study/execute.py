@@ -130,7 +130,8 @@ def open_executor(threads: int, scheduler: str | None) -> Iterator[tuple[Executo
         from distributed import Client
     except ImportError:
         raise ValueError("--scheduler needs Dask: pip install 'lit_mnist[cluster]'.") from None
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it reports with tracebacks what we say in a sentence
+    for name in ("distributed", "distributed.client"):  # they report with tracebacks what we say in a sentence
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(action="ignore"):  # of other versions: see below
             client = Client(scheduler, timeout=CONNECT_SECONDS)
