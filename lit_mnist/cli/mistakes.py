@@ -84,7 +84,11 @@ def one_sentence(message: str, names: Iterable[str]) -> str:
     name, text = (f"--{option[1]}: ", text[option.end() :]) if option else ("", text)
     expected = list(dict.fromkeys(re.findall(r"[Ee]xpected an? ([\w\[\]', ]+?)(?:\.| - | Given|$)", text)))
     value = re.search(r"(?:Given|Got) value: (.*)$", text)
-    if expected and value:
+    if value and (made := re.match(r"Namespace\(class_path='(?:\w+\.)*(\w+)', init_args=Namespace\((\w+)=None", value[1])):
+        return f"{name}{made[1]} needs options of its own; add --{option[1] if option else ''}.{made[2]}."
+    if option and option[1] == "model.hidden":
+        text = "write the widths of the layers as 512,256."
+    elif expected and value:
         text = f"expected {' or '.join(expected)}, not {value[1]}."
     return (name + text).rstrip(".") + "."
 

@@ -201,7 +201,10 @@ def run_options(options: list[str]) -> RunOptions:
     """
     config = parse("fit", options)
     pl.seed_everything(config.seed_everything, verbose=False)
-    init = option_parser("fit").instantiate_classes(copy.deepcopy(config))
+    try:
+        init = option_parser("fit").instantiate_classes(copy.deepcopy(config))
+    except ValueError as mistake:
+        raise ValueError(one_sentence(str(mistake), ())) from None
     for callback in _as_list(init.trainer.callbacks):
         if isinstance(callback, NOT_PLAIN_SGD):
             raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {PLAIN_SGD}.")
