@@ -86,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _announce(options: Sequence[str]) -> None:
-    """Says where the record of a run goes, before the imports that take seconds; refuses a configuration that does not exist."""
+    """Says where a run's record goes, before the imports that take seconds; refuses a configuration that does not exist."""
     given: dict[str, str] = {}
     for option, following in pairwise([*options, ""]):
         name, equals, value = option.partition("=")
