@@ -1,7 +1,5 @@
 """The data module: a data set in memory, handed out in mini-batches whose order depends on (seed, epoch) alone."""
 
-import hashlib
-from collections.abc import Iterator
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -11,90 +9,9 @@ import torch
 from torch import Tensor
 
 from lit_mnist.datasets.files import DataSet, load
+from lit_mnist.datasets.loaders import Batch, EpochLoader, StoredLoader, generator
 
-Batch = tuple[Tensor, Tensor]
-IMAGES_PER_EVALUATION_BATCH = 5000  # 20 MB of activations, and no faster when larger
-
-
-def generator(seed: int, purpose: str) -> torch.Generator:
-    """Makes a random generator for each (seed, purpose), independent of the global random state.
-
-    The seed is hashed, because torch's CPU generator uses its low 32 bits only: `seed * n + epoch` would collide.
-    """
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
-
-class EpochLoader:
-    """Training mini-batches in a new order each epoch, from images that are on the training device.
-
-    Args:
-        images: (N, 1, height, width) floating point in [0, 1].
-        labels: (N,) int64.
-        batch_size: Images per SGD step on this device.
-        seed: Decides the order, together with the epoch.
-        steps_per_item: Consecutive mini-batches handed out at once; the order does not depend on it.
-        rank, devices: This device's share of each mini-batch when several devices share it.
-        shuffle: False keeps the stored order.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        batch_size: int,
-        seed: int,
-        steps_per_item: int = 1,
-        rank: int = 0,
-        devices: int = 1,
-        shuffle: bool = True,
-    ) -> None:
-        self.images, self.labels = images, labels
-        self.batch_size, self.steps_per_item = batch_size, steps_per_item
-        self.seed, self.rank, self.devices, self.shuffle = seed, rank, devices, shuffle
-        self.epoch = 0
-        self.sampler = self  # where the Trainer looks for set_epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order of the 0-based `epoch`; the Trainer calls it before each one."""
-        self.epoch = epoch
-
-    def order(self) -> Tensor:
-        """Returns the indices (N / devices,) int64 of the epoch's images, drawn on the CPU whatever the training device."""
-        count = len(self.labels)
-        order = (
-            torch.randperm(count, generator=generator(self.seed, f"epoch {self.epoch}"))
-            if self.shuffle
-            else torch.arange(count)
-        )
-        return order[self.rank :: self.devices].to(self.labels.device)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The number of SGD steps in an epoch."""
-        return -(-len(self.labels) // (self.batch_size * self.devices))
-
-    def __len__(self) -> int:
-        return -(-self.steps_per_epoch // self.steps_per_item)
-
-    def __iter__(self) -> Iterator[Batch]:
-        # a generator, because the Trainer asks for an iterator before it sets the epoch
-        for indices in self.order().split(self.batch_size * self.steps_per_item):
-            yield self.images.index_select(0, indices), self.labels.index_select(0, indices)
-
-
-class StoredLoader:
-    """Images in their stored order in a few large batches, each exactly once, as evaluation needs them."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        size = IMAGES_PER_EVALUATION_BATCH
-        self.batches = list(zip(images.split(size), labels.split(size), strict=True))
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+EXPERIMENT = ("batch_size", "dataset", "train_size", "val_size", "seed", "data_sha256")  # what a resumed run must share
 
 
 class MNISTDataModule(pl.LightningDataModule):
@@ -171,7 +88,8 @@ class MNISTDataModule(pl.LightningDataModule):
             shuffled = torch.randperm(len(labels), generator=generator(self.seed, "validation split"))
             kept, held_out = shuffled[self.val_size :].sort().values, shuffled[: self.val_size].sort().values
             self._splits["val"] = _decoded(images[held_out], labels[held_out])
-        kept = kept[: self.train_size or left]
+        self.train_size = self.train_size or left
+        kept = kept[: self.train_size]
         self._splits["train"] = _decoded(images[kept], labels[kept])
         self._splits["test"] = _decoded(*self.data.test)
 
@@ -254,6 +172,8 @@ class MNISTDataModule(pl.LightningDataModule):
             "val_size": self.val_size,
             "seed": self.seed,
             "data_sha256": self.data.sha256,
+            "class_names": list(self.data.classes),
+            "root": self.root,
             "batches_into_epoch": batches,
         }
 
@@ -273,8 +193,9 @@ class MNISTDataModule(pl.LightningDataModule):
         if self._given_seed is None:
             self.seed = state_dict["seed"]
             self._split()
-        for name, value in self.state_dict().items():
-            if name != "batches_into_epoch" and state_dict[name] != value:
+        for name in EXPERIMENT:
+            value = self.state_dict()[name]
+            if state_dict[name] != value:
                 raise ValueError(f"{name} is {value}, but the run to resume was trained with {state_dict[name]}.")
 
 
