@@ -7,20 +7,18 @@ gave them grey levels through anti-aliasing, and moved in a 28x28 field until th
 14.5 pixels from the middle of the first pixel on both axes.
 """
 
-import warnings
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 
-Grey = NDArray[np.float32]  # (H, W), 0 .. 1
+from lit_mnist.predict.pictures import Grey, grey
+
 Map = NDArray[np.bool_]  # (h, w)
 
 BOX = 20 / 28  # longer side of a digit's box, as a share of the image's side
-WORKING_SIDE = 1024  # pixels; larger pictures are reduced to this first
 SMALL_SIDE = 84  # pixels; smaller pictures are enlarged to this first, so that strokes are wider than a pixel
 MAP_SIDE = 128  # pixels; the map on which paper is estimated and pieces of ink are told apart
 WINDOW = 0.35  # of the longer side of the map: wider than any stroke, narrower than most changes of light
@@ -28,65 +26,6 @@ FAINTEST = 0.06  # what differs from the paper by less is not ink: a blank page 
 LEAST_ROOM = 0.4  # so that noise is not blown up in deep shadow
 INKED = 0.33  # of the largest contrast: more than the edge of a soft shadow has
 THIN, USUAL = 1.5, 2.0  # pixels of the box; widths of MNIST's strokes at the 2nd and the 30th percentile
-UNSAFE = frozenset({"EPS"})  # Pillow runs another program, Ghostscript, to decode these
-
-
-def read(path: Path) -> tuple[Image.Image, int]:
-    """Decodes an image file of any format and mode that Pillow decodes by itself.
-
-    Returns:
-        The picture, upright according to its EXIF orientation, of an animation the first frame; and the number of frames.
-
-    Raises:
-        ValueError: Missing, not a file, empty, not an image, damaged, or above 89 million pixels, which Pillow does not
-            consider safe to decode. The reason alone: the caller names the file.
-    """
-    try:
-        if not path.exists():
-            raise ValueError("there is no such file or folder.")
-        if not path.is_file():
-            raise ValueError("the folder cannot be listed." if path.is_dir() else "neither a file nor a folder.")
-        if path.stat().st_size == 0:
-            raise ValueError("the file is empty.")
-        Image.init()
-        formats = [name for name in Image.OPEN if name not in UNSAFE]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oddities in metadata do not concern the picture
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as image:
-                frames = int(getattr(image, "n_frames", 1))
-                image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # decodes a large JPEG at a fraction of its size
-                return upright(image), frames
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError("too many pixels to decode safely; save it smaller.") from None
-    except PermissionError:
-        raise ValueError("no permission to read it.") from None
-    except UnidentifiedImageError:
-        raise ValueError("not an image, or in a format that cannot be read.") from None
-    except ValueError:
-        raise
-    except Exception as error:
-        raise _damaged(error) from None
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """Decodes a picture that Pillow has opened, and turns it as its EXIF orientation says.
-
-    Raises:
-        ValueError: It is damaged, or has no pixel. The reason alone.
-    """
-    if 0 in picture.size:
-        raise ValueError("it has no pixel.")
-    try:
-        picture.load()
-        return ImageOps.exif_transpose(picture)
-    except Exception as error:  # damaged files make decoders raise SyntaxError, struct.error, IndexError, ...
-        raise _damaged(error) from None
-
-
-def _damaged(error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return ValueError(f"the image is damaged ({reason}).")
 
 
 def prepare(
@@ -121,60 +60,7 @@ def prepare(
         level = np.clip(_resized(level, SMALL_SIDE / max(level.shape), Image.Resampling.BICUBIC), 0, 1)
     ink, shapes = _find_ink(level)
     note = f"{shapes} separate shapes are taken for one; give each a picture of its own." if shapes > 1 else ""
-    return _centred(_thickened(ink, image_shape), image_shape), note
-
-
-def grey(picture: Image.Image) -> Grey:
-    """The luminance of a picture of any mode: (H, W), float32 in [0, 1], the longer side at most 1024 pixels.
-
-    A transparent picture is laid on the median level of its opaque part where most of it is opaque, and else on white or
-    black, whichever its opaque part is further from. 16-bit and 32-bit levels are scaled by the least usual range (of 8, 10,
-    12 or 16 bits; 1, 255 or 65535 for floating point) that holds them.
-
-    Raises:
-        ValueError: A level is not a finite number.
-    """
-    if picture.mode.startswith(("I", "F")):
-        return _reduced(_scaled_by_range(picture))
-    layered = with_alpha(picture)
-    level = _reduced(layered.convert("L")) / np.float32(255)  # red, green and blue weighted as in ITU-R BT.601
-    if not picture.has_transparency_data:
-        return level
-    alpha = _reduced(layered.getchannel("A")) / np.float32(255)
-    opaque = level[alpha > 0.5]
-    backdrop = 0.0 if opaque.size and opaque.mean() > 0.5 else 1.0
-    if opaque.size > alpha.size / 2:
-        backdrop = float(np.median(opaque))
-    return (alpha * level + (1 - alpha) * np.float32(backdrop)).astype(np.float32)
-
-
-def with_alpha(picture: Image.Image) -> Image.Image:
-    """The picture in mode RGBA, from any mode but those of 16 and 32 bits."""
-    if picture.mode in ("La", "RGBa"):  # premultiplied; Pillow goes back one way only
-        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
-    if picture.mode == "LAB":  # its luminance is all that is needed, and Pillow has no conversion without a profile
-        picture = picture.getchannel("L")
-    return picture.convert("RGBA")
-
-
-def _scaled_by_range(picture: Image.Image) -> Image.Image:
-    levels = np.asarray(picture, dtype=np.float64)
-    if not np.isfinite(levels).all():
-        raise ValueError("it holds levels that are not finite numbers.")
-    # what white may be: "F" has no range of its own, and integers hold 8, 10, 12 or 16 bits
-    ranges = (1, 255, 65535) if picture.mode.startswith("F") else (255, 1023, 4095, 65535)
-    largest = np.abs(levels).max()
-    white = next((white for white in ranges if largest <= white), largest)
-    if levels.min() < 0:  # a range on both sides of 0
-        levels = (levels + white) / 2
-    return Image.fromarray((levels / white).astype(np.float32))
-
-
-def _reduced(picture: Image.Image) -> Grey:
-    """The levels of a picture of one channel, in its own units."""
-    scale = min(1.0, WORKING_SIDE / max(picture.size))
-    width, height = (max(1, round(size * scale)) for size in picture.size)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
+    return _centred(_thickened(ink), image_shape), note
 
 
 def _resized(level: Grey, scale: float, method: Image.Resampling) -> Grey:
@@ -196,7 +82,7 @@ def _has_measures_of_mnist(image: Grey) -> bool:
     longer = max((side.stop - side.start) / size for side, size in zip(box, image.shape, strict=True))
     centre = ndimage.center_of_mass(image)
     off = max(abs(place - size / 2) for place, size in zip(centre, image.shape, strict=True))
-    return abs(longer - BOX) * max(image.shape) <= 1 and off <= 1
+    return bool(abs(longer - BOX) * max(image.shape) < 1.5 and off <= 1)
 
 
 def _find_ink(level: Grey) -> tuple[Grey, int]:
@@ -233,7 +119,7 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
 
 
 def _sheets(small: Grey) -> list[tuple[slice, ...]]:
-    """The insides of what may hold the digit: a sheet that is not the whole picture, or a frame drawn around; the largest first."""
+    """The insides of what may hold the digit, the largest first: a sheet that is not the whole picture, a frame around it."""
     boxes = []
     middle = (small.max() + small.min()) / 2
     for side in (small > middle, small < middle):
@@ -306,7 +192,7 @@ def _fills_its_sides(ink: Map) -> bool:
     return all(float(side.mean()) > 0.85 for side in sides)
 
 
-def _thickened(ink: Grey, image_shape: tuple[int, int]) -> Grey:
+def _thickened(ink: Grey) -> Grey:
     """Widens strokes thinner than MNIST's, of a fine pen say, to what is usual there.
 
     Their width is taken as 2 x area / outline, and the outline as the sum of the slopes of the grey levels.
@@ -319,7 +205,8 @@ def _thickened(ink: Grey, image_shape: tuple[int, int]) -> Grey:
         return ink
     growth = round((USUAL - width) * fine / 2)
     core = np.percentile(large[large > large.max() / 10], 75)  # reducing has made fine lines faint
-    return ndimage.grey_dilation(np.pad(np.clip(large / core, 0, 1), growth), (2 * growth + 1, 2 * growth + 1))
+    widened: Grey = ndimage.grey_dilation(np.pad(np.clip(large / core, 0, 1), growth), (2 * growth + 1, 2 * growth + 1))
+    return widened
 
 
 def _centred(ink: Grey, image_shape: tuple[int, int]) -> NDArray[np.uint8]:
