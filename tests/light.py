@@ -50,10 +50,6 @@ def _bent_page(x: Field, y: Field, random: np.random.Generator) -> Field:
     return -np.exp(-np.abs(x - random.choice([-1.1, 1.1])) / 0.3) + 0.1 * np.sin(3 * y)
 
 
-def _even(x: Field, y: Field, random: np.random.Generator) -> Field:
-    return 0.02 * x
-
-
 KINDS: dict[str, Callable[[Field, Field, np.random.Generator], Field]] = {
     "lamp": _lamp,
     "window": _window,
@@ -93,3 +89,19 @@ def photographs(digits: NDArray[np.uint8], seed: int = 0) -> Iterator[tuple[str,
     for kind in KINDS:
         for darkest in STRENGTHS:
             yield kind, darkest, [lit(digit, kind, darkest, random) for digit in digits]
+
+
+def main() -> None:
+    from lit_mnist import predict_images
+    from lit_mnist.datasets.files import load
+
+    images, labels = (part[: int(sys.argv[2]) if len(sys.argv) > 2 else 100] for part in load().test)
+    shares = []
+    for kind, darkest, pictures in photographs(images.numpy()):
+        shares.append(float((predict_images(sys.argv[1], pictures)[0] == labels).float().mean()))
+        print(f"{kind:26} light falls to {darkest:.0%}: {shares[-1]:.0%} of {len(labels)} right")
+    print(f"mean {np.mean(shares):.1%}, least {min(shares):.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -48,6 +48,9 @@ def read(path: Path) -> tuple[Image.Image, int]:
             raise ValueError("the folder cannot be listed." if path.is_dir() else "neither a file nor a folder.")
         if path.stat().st_size == 0:
             raise ValueError("the file is empty.")
+    except PermissionError:
+        raise ValueError("no permission to read it.") from None
+    try:
         Image.init()
         formats = [name for name in Image.OPEN if name not in UNSAFE]
         with warnings.catch_warnings():
@@ -56,16 +59,15 @@ def read(path: Path) -> tuple[Image.Image, int]:
             with Image.open(path, formats=formats) as image:
                 frames = int(getattr(image, "n_frames", 1))
                 image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # decodes a large JPEG at a fraction of its size
-                return upright(image), frames
+                image.load()
+                return ImageOps.exif_transpose(image), frames
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError("too many pixels to decode safely; save it smaller.") from None
     except PermissionError:
         raise ValueError("no permission to read it.") from None
     except UnidentifiedImageError:
         raise ValueError("not an image, or in a format that cannot be read.") from None
-    except ValueError:
-        raise
-    except Exception as error:
+    except Exception as error:  # damaged files make decoders raise SyntaxError, struct.error, IndexError, ...
         raise _damaged(error) from None
 
 
@@ -80,7 +82,7 @@ def upright(picture: Image.Image) -> Image.Image:
     try:
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except Exception as error:  # damaged files make decoders raise SyntaxError, struct.error, IndexError, ...
+    except Exception as error:
         raise _damaged(error) from None
 
 

@@ -106,7 +106,7 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
     difference = paper - smooth
     contrast = difference / np.maximum(paper, LEAST_ROOM)
     peak = float(contrast.max())
-    if peak < FAINTEST or difference.max() < 6 * noise:
+    if peak < FAINTEST or difference.max() < 8 * noise:
         raise _blank()
     ink = (contrast > peak * INKED) & (difference > 3 * noise)
     covered = _resized(ink.astype(np.float32), min(1.0, MAP_SIDE / max(ink.shape)), Image.Resampling.BOX) > 0
