@@ -25,7 +25,6 @@ from lit_mnist.predict.pictures import grey, read
 from lit_mnist.predict.preprocess import prepare as prepare_with_note
 
 
-
 def prepare(picture: Image.Image) -> Digit:
     return prepare_with_note(picture)[0]
 

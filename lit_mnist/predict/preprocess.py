@@ -95,8 +95,11 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
     small = _resized(smooth, min(1.0, MAP_SIDE / max(level.shape)), Image.Resampling.BOX)
     scale = max(level.shape) / max(small.shape)
     for sheet in _sheets(small):
+        part = level[tuple(slice(int(side.start * scale), int(side.stop * scale)) for side in sheet)]
+        if min(part.shape) < 28:
+            continue
         with suppress(ValueError):
-            inner, shapes = _find_ink(level[tuple(slice(int(side.start * scale), int(side.stop * scale)) for side in sheet)])
+            inner, shapes = _find_ink(part)
             if (inner > 0.5).mean() < 0.9:  # else it is the hole of an angular zero
                 return inner, shapes
     if _is_light_on_dark(small):
@@ -106,7 +109,7 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
     difference = paper - smooth
     contrast = difference / np.maximum(paper, LEAST_ROOM)
     peak = float(contrast.max())
-    if peak < FAINTEST or difference.max() < 8 * noise:
+    if peak < FAINTEST or difference.max() < 14 * noise:  # a closing rests on the brightest of the noise
         raise _blank()
     ink = (contrast > peak * INKED) & (difference > 3 * noise)
     covered = _resized(ink.astype(np.float32), min(1.0, MAP_SIDE / max(ink.shape)), Image.Resampling.BOX) > 0
