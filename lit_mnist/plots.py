@@ -198,11 +198,11 @@ def draw_images(
     return figure
 
 
-def as_png(figure: "Figure") -> bytes:
-    """The figure as the content of a PNG file: without a date, with `MAKER` as the software that wrote it."""
+def as_png(figure: "Figure", title: str = "") -> bytes:
+    """The figure as the content of a PNG file: without a date, with `MAKER` and a title in its metadata."""
     buffer = io.BytesIO()
     with style():
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": MAKER})
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": MAKER, "Title": title})
     return buffer.getvalue()
 
 
