@@ -138,6 +138,9 @@ class _BlockStepping(LitMLP):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         _agree_on_steps(checkpoint)
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, EpochLoader) and "MNISTDataModule" in checkpoint:  # max_steps may end within a block
+            checkpoint["MNISTDataModule"]["batches_into_epoch"] = self.trainer.global_step % loader.steps_per_epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

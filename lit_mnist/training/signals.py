@@ -39,21 +39,20 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def stop_on_signals() -> None:
-    """Makes the next signal raise `Stopped`; within an import it ends the process, and later ones are ignored.
+    """Makes the next signal raise `Stopped`; within an import it ends the process, as a second signal does anywhere.
 
     An exception cannot get through every import: torch catches it in that of NumPy, and continues with half of it.
     """
     if threading.current_thread() is not threading.main_thread():
         return  # signals reach the main thread only
-    stopped = False
+    first = 0
 
     def handle(signal_number: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        if _is_importing(frame):
-            os._exit(128 + signal_number)
-        if not stopped:
-            stopped = True
-            raise Stopped(signal_number)
+        nonlocal first
+        if first or _is_importing(frame):
+            os._exit(128 + (first or signal_number))
+        first = signal_number
+        raise Stopped(signal_number)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # nohup ignores SIGHUP
