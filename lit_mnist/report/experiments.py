@@ -2,12 +2,12 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lit_mnist.record.printable import one_line
-from lit_mnist.report.load import Problem, RecordedRun
+from lit_mnist.report.load import PLAIN, Problem, RecordedRun
 
 Axis = Literal["lr", "batch_size"]
 AXES: dict[Axis, str] = {"lr": "learning rate", "batch_size": "batch size"}
@@ -96,22 +96,30 @@ def find_sweeps(configurations: Sequence[Configuration], axis: Axis) -> list[Swe
     """Finds the sweeps over one hyperparameter with everything else equal; the one with most levels and runs comes first."""
     groups: dict[str, list[Configuration]] = {}
     for each in configurations:
-        groups.setdefault(_key({key: value for key, value in each.hyperparameters.items() if key != axis}), []).append(each)
+        groups.setdefault(_key(each.hyperparameters, axis), []).append(each)
     sweeps = [
         Sweep(axis, tuple(sorted(group, key=lambda each: each.level(axis)))) for group in groups.values() if len(group) > 1
     ]
     return sorted(sweeps, key=lambda sweep: (-len(sweep.configurations), -len(list(sweep.runs))))
 
 
-def _key(hyperparameters: dict[str, Any]) -> str:
-    numbers_alike = {key: float(value) if key in AXES else value for key, value in hyperparameters.items()}
-    return json.dumps(numbers_alike, sort_keys=True)
+def _key(hyperparameters: dict[str, Any], without: str = "") -> str:
+    """Writes what makes the experiment, apart from one hyperparameter; values that change nothing are left out."""
+    told = {key: value for key, value in hyperparameters.items() if key != without and value not in PLAIN.get(key, ())}
+    if steps := told.pop("steps_per_epoch", None):  # follows from the batch size, unless the epochs were cut
+        told["whole_epochs"] = steps * hyperparameters["batch_size"] >= hyperparameters.get("train_size", 0)
+        if told["whole_epochs"]:
+            del told["whole_epochs"]
+    return json.dumps({key: float(value) if key in AXES else value for key, value in told.items()}, sort_keys=True)
 
 
 def _short_names(groups: Sequence[Sequence[RecordedRun]]) -> list[str]:
     """Names the groups: as their runs are called where that tells them apart, else with what differs."""
     names = [_cut(min({run.result.name for run in group}), LONGEST_NAME) for group in groups]
-    settings = [group[0].result.hyperparameters for group in groups]
+    settings = [
+        {key: value for key, value in group[0].result.hyperparameters.items() if value not in PLAIN.get(key, ())}
+        for group in groups
+    ]
     differing = sorted(
         {key for each in settings for key in each if len({json.dumps(other.get(key)) for other in settings}) > 1}
     )
@@ -154,8 +162,3 @@ def _cut(text: str, most: int) -> str:
 def level_text(value: float) -> str:
     """Writes a learning rate or a batch size as people do."""
     return f"{value:g}" if value < 1e6 else f"{value:,.0f}"
-
-
-def by_level(sweep: Sweep, value: Callable[[Configuration], Any]) -> list[tuple[str, Any]]:
-    """Pairs each level of a sweep, as text, with a value of its configuration."""
-    return [(level_text(each.level(sweep.axis)), value(each)) for each in sweep.configurations]

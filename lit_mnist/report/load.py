@@ -17,8 +17,10 @@ from lit_mnist.report.plain_runs import finite_points, read_curves, read_plain_r
 RECORDS = {"result.json", "config.yaml", "failure.json", ".study.lock", "hparams.yaml"}  # each marks the folder of a run
 EVENTS = "events.out.tfevents."
 NOT_STARTED = {".lock", ".study.lock"}  # all that a study leaves of a run that it never started
-# Options of the Trainer that change what a run of version 1.0 comes to, with the values that change nothing.
-PLAIN_OPTIONS = {
+# Values that make no other experiment than leaving the option out, which version 1.0 did.
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "image_shape": ([28, 28],),
+    "classes": (10,),
     "precision": (None, "32-true", 32),
     "max_steps": (None, -1),
     "max_time": (None,),
@@ -26,6 +28,7 @@ PLAIN_OPTIONS = {
     "overfit_batches": (None, 0.0),
     "callbacks": (None, []),
     "plugins": (None, []),
+    "devices_with_own_batches": (1,),
 }
 
 
@@ -137,14 +140,14 @@ def _why_unfinished(path: Path) -> str:
 
 
 def _options_of_version_1(config: Path) -> dict[str, Any]:
-    """Reads the options that version 1.0 kept in config.yaml only: {} where none makes another experiment, or none are left."""
+    """Reads the options that version 1.0 kept in config.yaml only."""
     if not config.exists():
         return {}
     read_regular(config, 2**20)  # never waits for a pipe
     options = read_config(config)
     trainer, data = options.get("trainer"), options.get("data")
     trainer, data = trainer if isinstance(trainer, dict) else {}, data if isinstance(data, dict) else {}
-    found = {key: trainer[key] for key, plain in PLAIN_OPTIONS.items() if key in trainer and trainer[key] not in plain}
-    if data.get("split_batch") is False and trainer.get("devices") not in (None, 1):
-        found["devices, each with its own batch"] = trainer["devices"]
+    found = {key: trainer[key] for key in PLAIN if key in trainer}
+    if data.get("split_batch") is False:
+        found["devices_with_own_batches"] = trainer.get("devices")
     return found

@@ -1,4 +1,4 @@
-"""The one renderer: the same content as an HTML page (one file, offline, light and dark) and as Markdown with figures beside it."""
+"""The one renderer: the same content as an HTML page (one file, offline, light and dark) and as Markdown with its figures."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from lit_mnist.record.printable import one_line
-from lit_mnist.report.figures import Drawing, colours, inline, paint
+from lit_mnist.report.drawing import Drawing, colours, inline, paint
 
 MARK = "made by lit_mnist report"  # in every file of a report: what does not hold it is never overwritten
 COMMAND = ["python", "-m", "lit_mnist", "fit"]

@@ -1,0 +1,232 @@
+"""What the report says, in which order: the answer, a section for each question, and the rest folded."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from lit_mnist.record.printable import one_line
+from lit_mnist.report.drawing import Palette
+from lit_mnist.report.experiments import AXES, Configuration, Sweep, find_sweeps, level_text
+from lit_mnist.report.figures import draw_accuracies, draw_accuracy_curves, draw_curves, draw_survival, draw_sweep
+from lit_mnist.report.findings import best_of_other_sweeps, lead_sentences, overview, section_sentences
+from lit_mnist.report.load import Problem
+from lit_mnist.report.published import published_rows
+from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRAIN_ACCURACY, Quantity, common_target, steps_to
+from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table, Text
+from lit_mnist.report.statistics import share_interval, spread
+
+METHODS = (
+    "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate or only in the "
+    "batch size form a sweep.",
+    "Four quantities were chosen before looking: the share of failed runs, the training loss of epoch 1, the final training loss and "
+    "the final test accuracy.",
+    "The training loss of an epoch is the mean of its batch losses, in nats, taken while the weights move; accuracies count every "
+    "image once, after training.",
+    "A run has failed if its loss stopped being finite (diverged), rose far above its best epoch, or stayed at guessing (collapsed); "
+    "one that was still falling when it ended has not.",
+    "Losses of epoch 1 count all runs that finished it; final values exist only for runs that did not fail.",
+    "Tables and lines show medians, with quartiles in parentheses.",
+    "Sentences give differences of means, for losses ratios of geometric means, with Welch's 95 % interval; a direction is stated "
+    "only if the interval excludes no difference.",
+    "Shares of failures have Wilson's 95 % interval, and their trend over a sweep is tested by permutation, exactly up to 300 runs "
+    "(Cochran and Armitage); survival is Kaplan and Meier's estimate.",
+    "The time to a target is interpolated between the losses of blocks of about 4,096 images; the target is the lowest of 0.1, 0.2, "
+    "0.5, 1 and 2 nats that half of the runs of every level reach.",
+    "Intervals are not corrected for their number; nothing was selected on the test images.",
+)
+
+
+def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> Page:
+    """Writes the page about at least one configuration."""
+    palette = Palette(configurations)
+    sweeps = {axis: find_sweeps(configurations, axis) for axis in AXES}
+    answers: list[Block] = [
+        Bullets(lead_sentences(found[0]), AXES[axis].capitalize()) for axis, found in sweeps.items() if found
+    ]
+    lead: list[Block] = [Columns(answers) if len(answers) > 1 else Bullets(overview(configurations))]
+    if len(answers) == 1:
+        lead = answers
+    failed = any(each.failed for each in configurations)
+    crosses = ", a cross where a run failed" if failed else ""
+    curves = Figures(
+        [draw_curves(configurations, palette)],
+        f"Training loss: every run thin, medians thick{crosses}. Losses and accuracies in the table are medians of the runs that did "
+        "not fail; ranges in parentheses are 95 % intervals.",
+    )
+    lead.append(Columns([curves, results(configurations)]))
+    sections = [_sweep_section(found, palette) for found in sweeps.values() if found]
+    sections += [*_failures(configurations, palette), *_accuracies(configurations, palette)]
+    sections += [*_published(configurations), _all_runs(configurations), *_problems(problems)]
+    sections += [Section("methods", "Methods", [Bullets(METHODS)], True), _provenance(configurations)]
+    return Page(_title(sweeps), _subtitle(configurations, problems), lead, sections)
+
+
+def results(configurations: Sequence[Configuration]) -> Table:
+    """One line for each configuration: medians over the runs that did not fail, and how many failed."""
+    rows = [
+        [
+            each.name,
+            *(_median(quantity, each) for quantity in (FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)),
+            f"{len(each.failed)} of {len(each.runs)}",
+        ]
+        for each in configurations
+    ]
+    return Table(("configuration", "final loss", "train accuracy", "test accuracy", "failed"), rows)
+
+
+def _title(sweeps: dict[str, list[Sweep]]) -> str:
+    swept = [f"the {AXES[axis]}" for axis, found in sweeps.items() if found]
+    return f"What {' and '.join(swept)} {'do' if len(swept) > 1 else 'does'}" if swept else "Runs compared"
+
+
+def _subtitle(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> str:
+    runs = [run for each in configurations for run in each.runs]
+    learning = sum(run.result.outcome == "learning" for run in runs)
+    parts = [f"{_count(len(runs), 'run')} of {_count(len(configurations), 'configuration')}"]
+    parts += [f"{count} {outcome}" for outcome, count in sorted(Counter(run.result.outcome for run in runs).items()) if count]
+    text = ", ".join(parts) + "."
+    if learning:
+        text += " Runs that were still learning are compared as they were when they ended."
+    return text + (f" {_count(len(problems), 'folder')} could not be counted; see below." if problems else "")
+
+
+def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
+    """Figures, sentences and a table for the main sweep; the others are lines in the figures, and sentences."""
+    main, *others = sweeps
+    drawings = draw_sweep(main.axis, sweeps, palette)
+    caption = f"Every run that has a value is a dot, the line joins medians; shares with 95 % intervals. {_at_fixed(sweeps)}"
+    blocks: list[Block] = [Figures(drawings, caption), Bullets(section_sentences(main)), _levels(main)]
+    if others:
+        blocks.append(Text(best_of_other_sweeps(sweeps)))
+        blocks += [Bullets(section_sentences(sweep), f"With {sweep.fixed}") for sweep in others]
+    return Section(main.axis, main.label.capitalize(), blocks)
+
+
+def _at_fixed(sweeps: Sequence[Sweep]) -> str:
+    fixed = sorted({sweep.fixed for sweep in sweeps})
+    return f"All at {fixed[0]}." if len(fixed) == 1 else f"The sentences below are about {sweeps[0].fixed}."
+
+
+def _levels(sweep: Sweep) -> Table:
+    target = common_target(sweep.configurations)
+    rows = []
+    for each in sweep.configurations:
+        low, high = share_interval(len(each.failed), len(each.runs))
+        row = [
+            level_text(each.level(sweep.axis)),
+            f"{len(each.failed)} of {len(each.runs)} ({100 * low:.0f}–{100 * high:.0f} %)",
+        ]
+        row += [_with_quartiles(quantity.text, quantity.values(each)) for quantity in DECLARED]
+        if target:
+            reached = [(steps, run) for run in each.runs if (steps := steps_to(run, target)) is not None]
+            row.append(_with_quartiles("{:.2f}".format, [steps / max(1, run.result.steps_per_epoch) for steps, run in reached]))
+            row.append(_with_quartiles("{:,.0f}".format, [steps for steps, _ in reached]))
+            row.append(f"{len(reached)} of {len(each.runs)}")
+        rows.append(row)
+    head = [sweep.label, "failed", *(quantity.short for quantity in DECLARED)]
+    if target:
+        head += [f"epochs to loss {target:g}", f"SGD steps to loss {target:g}", "runs that reached it"]
+    return Table(head, rows)
+
+
+def _failures(configurations: Sequence[Configuration], palette: Palette) -> list[Section]:
+    concerned = [each for each in configurations if each.failed]
+    if not concerned:
+        return []
+    rows = [
+        [each.name, str(run.result.seed), run.result.outcome, f"{run.failure:.2f}", one_line(run.result.reason)]
+        for each in concerned
+        for run in each.failed
+    ]
+    unharmed = sum(not each.failed for each in configurations)
+    caption = "Runs still training, by configuration." + (f" The other {unharmed} lost no run." if unharmed else "")
+    table = Table(("configuration", "seed", "outcome", "epoch", "reason"), rows, 5)
+    return [Section("failures", "When runs fail", [Columns([Figures([draw_survival(concerned, palette)], caption), table])])]
+
+
+def _accuracies(configurations: Sequence[Configuration], palette: Palette) -> list[Section]:
+    if not any(TEST_ACCURACY.values(each) for each in configurations):
+        return []
+    drawings = [draw_accuracies(configurations, palette)]
+    caption = "Left, every run that did not fail, on the training images (open) and on the test images (filled)."
+    if any(run.result.test_accuracy_by_epoch for each in configurations for run in each.survivors):
+        drawings.append(draw_accuracy_curves(configurations, palette))
+        caption += " Right, test accuracy after each epoch."
+    return [Section("accuracy", "Train and test accuracy", [Figures(drawings, caption)])]
+
+
+def _published(configurations: Sequence[Configuration]) -> list[Section]:
+    rows = published_rows(configurations)
+    note = (
+        'Published: one unseeded run of each configuration, in an unpublished course notebook ("Assignment 2", January 2025).'
+    )
+    table = Table(
+        ("configuration", "figure", "published", "median here", "runs here, against the published one"), rows, 2, note
+    )
+    return [Section("published", "Beside the published runs", [table], True)] if rows else []
+
+
+def _all_runs(configurations: Sequence[Configuration]) -> Section:
+    runs = [(each, run) for each in configurations for run in each.runs]
+    rows = [
+        [
+            run.folder,
+            each.name,
+            str(run.result.seed),
+            run.result.outcome + (f" ({one_line(run.result.stopped)})" if run.result.stopped else ""),
+            f"{run.length:.4g}",
+            *(_text(quantity, value) for quantity in (FINAL_LOSS, TEST_ACCURACY) for value in (quantity.of(run),)),
+        ]
+        for each, run in runs
+    ]
+    table = Table(("folder", "configuration", "seed", "outcome", "epochs", "final loss", "test accuracy"), rows, 4)
+    lines = Lines([run.result.command for _, run in runs if run.result.command])
+    return Section("runs", "All runs, and the lines that run them again", [table, lines], True)
+
+
+def _problems(problems: Sequence[Problem]) -> list[Section]:
+    rows = [str(problem) for problem in problems]
+    return [Section("problems", "What could not be counted", [Bullets(rows)])] if rows else []
+
+
+def _provenance(configurations: Sequence[Configuration]) -> Section:
+    """Versions, machines and data behind the runs, each value with the number of runs that have it."""
+    counts: dict[str, Counter[str]] = {}
+    for each in configurations:
+        for run in each.runs:
+            result = run.result
+            told = {
+                "threads": result.threads,
+                "device": result.device,
+                "commit": result.commit,
+                "data_sha256": result.data_sha256,
+            }
+            told |= {f"version of {key}": value for key, value in result.versions.items()} | dict(result.machine)
+            for key, value in told.items():
+                if value not in (None, ""):
+                    counts.setdefault(one_line(key), Counter())[one_line(str(value))] += 1
+    rows = [
+        [key, ", ".join(f"{value} ({_count(n, 'run')})" if len(values) > 1 else value for value, n in values.most_common(5))]
+        for key, values in counts.items()
+    ]
+    return Section("provenance", "Versions, machines and data", [Table(("what", "value"), rows, 2)], True)
+
+
+def _median(quantity: Quantity, configuration: Configuration) -> str:
+    values = quantity.values(configuration)
+    return quantity.text(spread(values).median) if values else "–"
+
+
+def _text(quantity: Quantity, value: float | None) -> str:
+    return "–" if value is None else quantity.text(value)
+
+
+def _with_quartiles(text: Callable[[float], str], values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    shown = spread(values)
+    quartiles = f" ({text(shown.low)}–{text(shown.high)})".replace(" %–", "–") if len(values) > 2 else ""
+    return f"{text(shown.median)}{quartiles}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' if n != 1 else ''}"
