@@ -29,7 +29,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Reads the run folders below each FOLDER and writes report.html (one file, opens offline), report.md with\n"
         "figures/*.svg, and results.csv (one line for each run). The same folders give the same bytes.",
-        epilog="exit codes: 0 done, 1 done, but some runs could not be counted (named in the report and on stderr), 2 nothing to report",
+        epilog="exit codes: 0 done, 1 done, but some runs could not be counted (they are named), 2 nothing to report",
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a study, a run, or any folder above them")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: the first FOLDER)")

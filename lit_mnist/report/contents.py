@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from lit_mnist.record.printable import one_line
+from lit_mnist.record.result import FAILED_OUTCOMES
 from lit_mnist.report.drawing import Palette
-from lit_mnist.report.experiments import AXES, Configuration, Sweep, find_sweeps, level_text
+from lit_mnist.report.experiments import AXES, Axis, Configuration, Sweep, find_sweeps, level_text
 from lit_mnist.report.figures import draw_accuracies, draw_accuracy_curves, draw_curves, draw_survival, draw_sweep
 from lit_mnist.report.findings import best_of_other_sweeps, lead_sentences, overview, section_sentences
 from lit_mnist.report.load import Problem
@@ -14,23 +16,24 @@ from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRA
 from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table, Text
 from lit_mnist.report.statistics import share_interval, spread
 
+MOST_ROWS = 30  # of the table of failed runs
 METHODS = (
-    "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate or only in the "
-    "batch size form a sweep.",
-    "Four quantities were chosen before looking: the share of failed runs, the training loss of epoch 1, the final training loss and "
-    "the final test accuracy.",
-    "The training loss of an epoch is the mean of its batch losses, in nats, taken while the weights move; accuracies count every "
-    "image once, after training.",
-    "A run has failed if its loss stopped being finite (diverged), rose far above its best epoch, or stayed at guessing (collapsed); "
-    "one that was still falling when it ended has not.",
+    "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate, or "
+    "only in the batch size, form a sweep.",
+    "Four quantities were chosen beforehand: share of failed runs, training loss of epoch 1, final training loss, final "
+    "test accuracy.",
+    "The training loss of an epoch is the mean of its batch losses, in nats, taken while the weights move; accuracies "
+    "count every image once, after training.",
+    "A run failed if its loss stopped being finite (diverged), or rose far above its best epoch or stayed at guessing "
+    "(collapsed); a run whose loss was still falling when it ended has not failed.",
     "Losses of epoch 1 count all runs that finished it; final values exist only for runs that did not fail.",
-    "Tables and lines show medians, with quartiles in parentheses.",
-    "Sentences give differences of means, for losses ratios of geometric means, with Welch's 95 % interval; a direction is stated "
-    "only if the interval excludes no difference.",
-    "Shares of failures have Wilson's 95 % interval, and their trend over a sweep is tested by permutation, exactly up to 300 runs "
-    "(Cochran and Armitage); survival is Kaplan and Meier's estimate.",
-    "The time to a target is interpolated between the losses of blocks of about 4,096 images; the target is the lowest of 0.1, 0.2, "
-    "0.5, 1 and 2 nats that half of the runs of every level reach.",
+    "Tables and lines in figures show medians; tables give quartiles in parentheses.",
+    "Sentences give differences of means (for losses, ratios of geometric means) with Welch's 95 % interval, and a "
+    "direction only if the interval excludes no difference.",
+    "Shares have Wilson's 95 % interval; their trend over a sweep is tested by permutation (Cochran and Armitage; exact "
+    "up to 300 runs); survival is Kaplan and Meier's estimate.",
+    "The time to a target is interpolated between the losses of blocks of about 4,096 images; the target is the lowest "
+    "of 0.1, 0.2, 0.5, 1 and 2 nats that half of the runs of every level reach.",
     "Intervals are not corrected for their number; nothing was selected on the test images.",
 )
 
@@ -49,10 +52,10 @@ def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]
     crosses = ", a cross where a run failed" if failed else ""
     curves = Figures(
         [draw_curves(configurations, palette)],
-        f"Training loss: every run thin, medians thick{crosses}. Losses and accuracies in the table are medians of the runs that did "
-        "not fail; ranges in parentheses are 95 % intervals.",
+        f"Training loss of every run (thin) and its median (thick){crosses}.",
     )
-    lead.append(Columns([curves, results(configurations)]))
+    note = "Medians of the runs that did not fail. In the sentences, parentheses hold 95 % intervals."
+    lead.append(Columns([curves, replace(results(configurations, True), note=note)]))
     sections = [_sweep_section(found, palette) for found in sweeps.values() if found]
     sections += [*_failures(configurations, palette), *_accuracies(configurations, palette)]
     sections += [*_published(configurations), _all_runs(configurations), *_problems(problems)]
@@ -60,33 +63,35 @@ def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]
     return Page(_title(sweeps), _subtitle(configurations, problems), lead, sections)
 
 
-def results(configurations: Sequence[Configuration]) -> Table:
-    """One line for each configuration: medians over the runs that did not fail, and how many failed."""
+def results(configurations: Sequence[Configuration], settings: bool = False) -> Table:
+    """One line for each configuration: its settings if wanted, medians over the runs that did not fail, how many failed."""
     rows = [
         [
             each.name,
+            *((level_text(each.lr), str(each.batch_size)) if settings else ()),
             *(_median(quantity, each) for quantity in (FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)),
             f"{len(each.failed)} of {len(each.runs)}",
         ]
         for each in configurations
     ]
-    return Table(("configuration", "final loss", "train accuracy", "test accuracy", "failed"), rows)
+    columns = ("learning rate", "batch size") if settings else ()
+    return Table(("configuration", *columns, "final loss", "train accuracy", "test accuracy", "failed"), rows)
 
 
-def _title(sweeps: dict[str, list[Sweep]]) -> str:
+def _title(sweeps: dict[Axis, list[Sweep]]) -> str:
     swept = [f"the {AXES[axis]}" for axis, found in sweeps.items() if found]
     return f"What {' and '.join(swept)} {'do' if len(swept) > 1 else 'does'}" if swept else "Runs compared"
 
 
 def _subtitle(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> str:
-    runs = [run for each in configurations for run in each.runs]
-    learning = sum(run.result.outcome == "learning" for run in runs)
-    parts = [f"{_count(len(runs), 'run')} of {_count(len(configurations), 'configuration')}"]
-    parts += [f"{count} {outcome}" for outcome, count in sorted(Counter(run.result.outcome for run in runs).items()) if count]
-    text = ", ".join(parts) + "."
-    if learning:
-        text += " Runs that were still learning are compared as they were when they ended."
-    return text + (f" {_count(len(problems), 'folder')} could not be counted; see below." if problems else "")
+    outcomes = Counter(run.result.outcome for each in configurations for run in each.runs)
+    failed = sum(outcomes[outcome] for outcome in FAILED_OUTCOMES)
+    parts = [f"{outcomes['trained']} trained"] if outcomes["trained"] else []
+    parts += [f"{outcomes['learning']} still learning when they ended"] if outcomes["learning"] else []
+    ways = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in FAILED_OUTCOMES if outcomes[outcome])
+    parts += [f"{failed} failed ({ways})"] if failed else ["none failed"]
+    text = f"{_count(outcomes.total(), 'run')} of {_count(len(configurations), 'configuration')}: {', '.join(parts)}."
+    return text + (f" {_count(len(problems), 'folder')} could not be counted; see the end." if problems else "")
 
 
 def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
@@ -107,39 +112,44 @@ def _at_fixed(sweeps: Sequence[Sweep]) -> str:
 
 
 def _levels(sweep: Sweep) -> Table:
-    target = common_target(sweep.configurations)
-    rows = []
-    for each in sweep.configurations:
-        low, high = share_interval(len(each.failed), len(each.runs))
-        row = [
-            level_text(each.level(sweep.axis)),
-            f"{len(each.failed)} of {len(each.runs)} ({100 * low:.0f}–{100 * high:.0f} %)",
-        ]
-        row += [_with_quartiles(quantity.text, quantity.values(each)) for quantity in DECLARED]
-        if target:
-            reached = [(steps, run) for run in each.runs if (steps := steps_to(run, target)) is not None]
-            row.append(_with_quartiles("{:.2f}".format, [steps / max(1, run.result.steps_per_epoch) for steps, run in reached]))
-            row.append(_with_quartiles("{:,.0f}".format, [steps for steps, _ in reached]))
-            row.append(f"{len(reached)} of {len(each.runs)}")
-        rows.append(row)
-    head = [sweep.label, "failed", *(quantity.short for quantity in DECLARED)]
+    """A column for each level, a row for each quantity."""
+    columns, target = sweep.configurations, common_target(sweep.configurations)
+    shares = [share_interval(len(each.failed), len(each.runs)) for each in columns]
+    rows = [
+        ["failed", *(f"{len(each.failed)} of {len(each.runs)}" for each in columns)],
+        ["share of failures", *(f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in shares)],
+        *(
+            [quantity.name, *(_with_quartiles(quantity.text, quantity.values(each)) for each in columns)]
+            for quantity in DECLARED
+        ),
+    ]
     if target:
-        head += [f"epochs to loss {target:g}", f"SGD steps to loss {target:g}", "runs that reached it"]
-    return Table(head, rows)
+        reached = [[(run, steps) for run in each.runs if (steps := steps_to(run, target)) is not None] for each in columns]
+        epochs = [[steps / max(1, run.result.steps_per_epoch) for run, steps in each] for each in reached]
+        rows += [
+            [f"epochs to a loss of {target:g}", *(_with_quartiles("{:.2f}".format, each) for each in epochs)],
+            [
+                f"SGD steps to {target:g}",
+                *(_with_quartiles("{:,.0f}".format, [steps for _, steps in each]) for each in reached),
+            ],
+            [
+                f"runs that reached {target:g}",
+                *(f"{len(some)} of {len(each.runs)}" for some, each in zip(reached, columns, strict=True)),
+            ],
+        ]
+    return Table([sweep.label, *(level_text(each.level(sweep.axis)) for each in columns)], rows)
 
 
 def _failures(configurations: Sequence[Configuration], palette: Palette) -> list[Section]:
-    concerned = [each for each in configurations if each.failed]
-    if not concerned:
+    failed = [(each, run) for each in configurations for run in each.failed]
+    if not failed:
         return []
-    rows = [
-        [each.name, str(run.result.seed), run.result.outcome, f"{run.failure:.2f}", one_line(run.result.reason)]
-        for each in concerned
-        for run in each.failed
-    ]
-    unharmed = sum(not each.failed for each in configurations)
-    caption = "Runs still training, by configuration." + (f" The other {unharmed} lost no run." if unharmed else "")
-    table = Table(("configuration", "seed", "outcome", "epoch", "reason"), rows, 5)
+    rows = [[each.name, str(run.result.seed), run.result.outcome, f"{run.failure:.2f}"] for each, run in failed[:MOST_ROWS]]
+    concerned = [each for each in configurations if each.failed]
+    whole = len(configurations) - len(concerned)
+    caption = "Runs still training, by configuration." + (f" The other {whole} lost no run." if whole else "")
+    note = f"The first {MOST_ROWS} of {len(failed)}; all are in results.csv." if len(failed) > MOST_ROWS else ""
+    table = Table(("configuration", "seed", "outcome", "failed in epoch"), rows, 3, note)
     return [Section("failures", "When runs fail", [Columns([Figures([draw_survival(concerned, palette)], caption), table])])]
 
 
@@ -159,9 +169,7 @@ def _published(configurations: Sequence[Configuration]) -> list[Section]:
     note = (
         'Published: one unseeded run of each configuration, in an unpublished course notebook ("Assignment 2", January 2025).'
     )
-    table = Table(
-        ("configuration", "figure", "published", "median here", "runs here, against the published one"), rows, 2, note
-    )
+    table = Table(("configuration", "figure", "published", "median here", "the published value ranks"), rows, 2, note)
     return [Section("published", "Beside the published runs", [table], True)] if rows else []
 
 

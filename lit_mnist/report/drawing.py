@@ -4,6 +4,7 @@ import io
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Palette:
         self.axis: Axis = "lr" if len(levels["lr"]) > 1 else "batch_size"
         self.other: Axis = "batch_size" if self.axis == "lr" else "lr"
         self.levels = levels
+        usual = Counter(each.level(self.other) for each in configurations)
+        self.dashes = [level for level, _ in sorted(usual.items(), key=lambda pair: (-pair[1], pair[0]))]  # the first is solid
 
     def of(self, configuration: Configuration) -> str:
         """Colour of a configuration's curves."""
@@ -65,7 +68,7 @@ class Palette:
 
     def dash(self, configuration: Configuration) -> Any:
         """Line style by the level of the other hyperparameter."""
-        return DASHES[self.levels[self.other].index(configuration.level(self.other)) % len(DASHES)]
+        return self._dash(configuration.level(self.other))
 
     def key(self) -> list[tuple[str, str, Any]]:
         """Names, colours and line styles of the levels; the middle ones are left out where there are many."""
@@ -75,9 +78,12 @@ class Palette:
             shown = levels if len(levels) <= 6 else [levels[0], levels[len(levels) // 2], levels[-1]]
             for level in shown if len(levels) > 1 else ():
                 is_colour = axis == self.axis
-                dash = "solid" if is_colour else DASHES[levels.index(level) % len(DASHES)]
+                dash = "solid" if is_colour else self._dash(level)
                 found.append((f"{AXES[axis]} {level_text(level)}", self.at(axis, level) if is_colour else INK, dash))
         return found
+
+    def _dash(self, level: float) -> Any:
+        return DASHES[self.dashes.index(level) % len(DASHES)]
 
 
 @contextmanager

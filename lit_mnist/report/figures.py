@@ -28,8 +28,8 @@ def draw_curves(configurations: Sequence[Configuration], palette: Palette) -> Dr
     """Training loss of every run on one logarithmic axis; a failed run ends, marked, where it failed."""
     by_block = max(run.length for each in configurations for run in each.runs) < FEW_EPOCHS
     top = 1.3 * guessing(configurations[0].runs[0].result.classes)
-    with canvas(6.4, 4.3) as figure:
-        axes = figure.add_axes((0.095, 0.11, 0.765, 0.87), xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+    with canvas(6.0, 4.1) as figure:
+        axes = figure.add_axes((0.125, 0.115, 0.735, 0.865), xlabel="epoch", ylabel="training loss (nats)")
         ends = []
         for each in configurations:
             curves = [_loss_curve(run, by_block, top) for run in each.survivors]
@@ -42,6 +42,7 @@ def draw_curves(configurations: Sequence[Configuration], palette: Palette) -> Dr
                 axes.plot(
                     [run.failure], [place[1]], "x", color=color, markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5
                 )
+        _logarithmic(axes)
         axes.set_ylim(top=top * 1.12)
         axes.set_xlim(left=0)
         _label_ends(axes, configurations, ends, palette)
@@ -69,7 +70,7 @@ def draw_accuracies(configurations: Sequence[Configuration], palette: Palette) -
     """Train beside test accuracy of every run, one row per configuration."""
     rows = [each for each in configurations if TEST_ACCURACY.values(each)]
     with canvas(PANEL[0], max(PANEL[1], 0.24 * len(rows) + 0.8)) as figure:
-        axes = figure.add_axes((0.25, 0.145 * PANEL[1] / figure.get_figheight(), 0.73, 0.8), xlabel="accuracy (%)")
+        axes = figure.add_axes((0.25, 0.145 * PANEL[1] / figure.get_figheight(), 0.73, 0.745), xlabel="accuracy (%)")
         for row, each in enumerate(reversed(rows)):
             color = palette.of(each)
             for quantity, offset, face in ((TRAIN_ACCURACY, 0.14, "none"), (TEST_ACCURACY, -0.14, color)):
@@ -116,7 +117,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
             if quantity is None:
                 axes.set_ylim(-4, 104)
             elif quantity.ratio:
-                axes.set_yscale("log")
+                _logarithmic(axes)
             if 1 < len(sweeps) <= 8:
                 axes.legend(fontsize=8, handlelength=1.2)
             name = f"{axis}_{(quantity.short if quantity else 'failures').replace(' ', '_')}"
@@ -147,6 +148,17 @@ def _draw_line(axes: "Axes", sweep: Sweep, quantity: Quantity | None, shift: flo
     if middle:
         fixed = level_text(sweep.configurations[0].level(other))
         axes.plot(*zip(*middle, strict=True), color=color, marker="_", markersize=11, label=f"{AXES[other]} {fixed}")
+
+
+def _logarithmic(axes: "Axes") -> None:
+    """Makes the y axis logarithmic, with labels such as 0.01; to be called when everything is drawn."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 3, 5), numticks=9))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _axis_title(quantity: Quantity) -> str:
@@ -190,7 +202,7 @@ def _label_ends(
     """Names each configuration at the right of its curve, without overlaps; or shows a key where there are too many."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if len(configurations) > LABELS:
         for name, color, dash in palette.key():
             axes.plot([], [], color=color, linestyle=dash, label=name)

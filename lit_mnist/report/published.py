@@ -71,9 +71,12 @@ def published_rows(configurations: Sequence[Configuration]) -> list[list[str]]:
 
 
 def _rank(published: float, values: Sequence[float]) -> str:
+    """Writes how many of the runs here lie below the published value; those within its rounding are equal to it."""
     lower = sum(value < published - ROUNDING for value in values)
     higher = sum(value > published + ROUNDING for value in values)
-    if lower == len(values) or higher == len(values):
-        return f"{'above' if lower else 'below'} all {len(values)}" if len(values) > 1 else "above" if lower else "below"
-    equal = len(values) - lower - higher
-    return f"{lower} below, {higher} above" + (f", {equal} equal" if equal else "")
+    n, equal = len(values), len(values) - lower - higher
+    if equal == n:
+        return f"equal to all {n}" if n > 1 else "equal"
+    if lower in (0, n) and not equal:
+        return f"{'above' if lower else 'below'} all {n}" if n > 1 else "above" if lower else "below"
+    return f"above {lower} of {n}" + (f", equal to {equal}" if equal else "")
