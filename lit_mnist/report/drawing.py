@@ -136,11 +136,9 @@ def _in_tags(svg: str, change: Callable[[str], str]) -> str:
 def _table() -> tuple[tuple[str, str, str], ...]:
     """Every placeholder with its two colours. The scale is matplotlib's plasma, without what is too pale or too dark to see."""
     plasma = mpl.colormaps["plasma"]
-    scale = [
-        (
-            placeholder,
-            *(mpl.colors.to_hex(plasma(start + (end - start) * index / 15)) for start, end in ((0.05, 0.74), (0.42, 0.95))),
-        )
-        for index, placeholder in enumerate(SCALE)
-    ]
+
+    def shade(index: int, start: float, end: float) -> str:
+        return mpl.colors.to_hex(plasma(start + (end - start) * index / 15))
+
+    scale = [(each, shade(index, 0.05, 0.74), shade(index, 0.42, 0.95)) for index, each in enumerate(SCALE)]
     return (*scale, *((placeholder, *pair) for placeholder, pair in THEMES.items()))

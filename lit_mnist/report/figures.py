@@ -210,7 +210,7 @@ def _label_ends(
         return
     to_axes = axes.transData + axes.transAxes.inverted()
     placed = [(to_axes.transform(end)[1], each) for each, end in zip(configurations, ends, strict=True) if end]
-    gap = 13 / (72 * axes.get_position().height * axes.figure.get_figheight())  # of a line of text, in parts of the axis
+    gap = 18 / axes.bbox.height  # a line of text in parts of the axis; 100 dots are an inch
     below = -math.inf
     for y, each in sorted(placed, key=lambda pair: pair[0]):
         below = max(min(y, 1), below + gap)
