@@ -29,7 +29,14 @@ def make_result(
 ) -> Result:
     """A result with invented curves; `losses` decide its outcome unless it diverged after them."""
     losses = [0.5, 0.2, 0.1, 0.08] if losses is None else losses
-    settings = {"lr": 0.1, "batch_size": 32, "hidden": [512, 256], "image_shape": [28, 28], "classes": 10, "engine": "exact"}
+    settings: dict[str, Any] = {
+        "lr": 0.1,
+        "batch_size": 32,
+        "hidden": [512, 256],
+        "image_shape": [28, 28],
+        "classes": 10,
+        "engine": "exact",
+    }
     settings |= {"dataset": "MNIST", "train_size": 60000, "val_size": 0, "max_epochs": len(losses), "max_steps": -1}
     settings |= {"precision": "32-true", "callbacks": []} | hyperparameters
     steps = math.ceil(settings["train_size"] / settings["batch_size"])

@@ -16,6 +16,7 @@ from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRA
 from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table, Text
 from lit_mnist.report.statistics import share_interval, spread
 
+MOST_NAMED = 12  # configurations in the table of the first screen
 MOST_ROWS = 30  # of the table of failed runs
 METHODS = (
     "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate, or "
@@ -54,10 +55,17 @@ def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]
         [draw_curves(configurations, palette)],
         f"Training loss of every run (thin) and its median (thick){crosses}.",
     )
+    shown = configurations
     note = "Medians of the runs that did not fail. In the sentences, parentheses hold 95 % intervals."
-    lead.append(Columns([curves, replace(results(configurations, True), note=note)]))
+    if len(configurations) > MOST_NAMED:
+        swept = [each for found in sweeps.values() for sweep in found[:1] for each in sweep.configurations]
+        shown = [each for each in configurations if each in swept][:MOST_NAMED] or configurations[:MOST_NAMED]
+        note += f" {len(configurations) - len(shown)} more configurations are listed below."
+    lead.append(Columns([curves, replace(results(shown, True), note=note)]))
     sections = [_sweep_section(found, palette) for found in sweeps.values() if found]
     sections += [*_failures(configurations, palette), *_accuracies(configurations, palette)]
+    if len(shown) < len(configurations):
+        sections.append(Section("configurations", "All configurations", [results(configurations, True)], True))
     sections += [*_published(configurations), _all_runs(configurations), *_problems(problems)]
     sections += [Section("methods", "Methods", [Bullets(METHODS)], True), _provenance(configurations)]
     return Page(_title(sweeps), _subtitle(configurations, problems), lead, sections)

@@ -75,7 +75,7 @@ class Palette:
         found = []
         for axis in (self.axis, self.other):
             levels = self.levels[axis]
-            shown = levels if len(levels) <= 6 else [levels[0], levels[len(levels) // 2], levels[-1]]
+            shown = levels if len(levels) <= 4 else [levels[0], levels[len(levels) // 2], levels[-1]]
             for level in shown if len(levels) > 1 else ():
                 is_colour = axis == self.axis
                 dash = "solid" if is_colour else self._dash(level)

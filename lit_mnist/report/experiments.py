@@ -93,14 +93,19 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Configuration], list[P
 
 
 def find_sweeps(configurations: Sequence[Configuration], axis: Axis) -> list[Sweep]:
-    """Finds the sweeps over one hyperparameter with everything else equal; the one with most levels and runs comes first."""
+    """Finds the sweeps over one hyperparameter with everything else equal; the one with most levels, most runs and fewest failures is first."""
     groups: dict[str, list[Configuration]] = {}
     for each in configurations:
         groups.setdefault(_key(each.hyperparameters, axis), []).append(each)
     sweeps = [
         Sweep(axis, tuple(sorted(group, key=lambda each: each.level(axis)))) for group in groups.values() if len(group) > 1
     ]
-    return sorted(sweeps, key=lambda sweep: (-len(sweep.configurations), -len(list(sweep.runs))))
+    return sorted(sweeps, key=_weight)
+
+
+def _weight(sweep: Sweep) -> tuple[int, int, int]:
+    runs = list(sweep.runs)
+    return -len(sweep.configurations), -len(runs), sum(run.result.failed for run in runs)
 
 
 def _key(hyperparameters: dict[str, Any], without: str = "") -> str:

@@ -1,6 +1,7 @@
 """Figures of the report: all curves on one axis, each quantity against the swept hyperparameter, accuracies, survival."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -26,10 +27,13 @@ Points = list[tuple[float, float]]
 
 def draw_curves(configurations: Sequence[Configuration], palette: Palette) -> Drawing:
     """Training loss of every run on one logarithmic axis; a failed run ends, marked, where it failed."""
-    by_block = max(run.length for each in configurations for run in each.runs) < FEW_EPOCHS
+    runs = [run for each in configurations for run in each.runs]
+    by_block = max(run.length for run in runs) < FEW_EPOCHS and all(_is_fine(run) for run in runs)
     top = 1.3 * guessing(configurations[0].runs[0].result.classes)
     with canvas(6.0, 4.1) as figure:
-        axes = figure.add_axes((0.125, 0.115, 0.735, 0.865), xlabel="epoch", ylabel="training loss (nats)")
+        axes = figure.add_axes(
+            (0.125, 0.115, _width(configurations, 6.0) - 0.125, 0.865), xlabel="epoch", ylabel="training loss (nats)"
+        )
         ends = []
         for each in configurations:
             curves = [_loss_curve(run, by_block, top) for run in each.survivors]
@@ -40,7 +44,7 @@ def draw_curves(configurations: Sequence[Configuration], palette: Palette) -> Dr
                 axes.plot(*zip(*curve[:-1], strict=True) if curve[:-1] else ([], []), color=color, linewidth=0.7, alpha=0.45)
                 place = curve[-2] if len(curve) > 1 else curve[-1]
                 axes.plot(
-                    [run.failure], [place[1]], "x", color=color, markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5
+                    [run.failure or 0], [place[1]], "x", color=color, markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5
                 )
         _logarithmic(axes)
         axes.set_ylim(top=top * 1.12)
@@ -52,7 +56,9 @@ def draw_curves(configurations: Sequence[Configuration], palette: Palette) -> Dr
 def draw_accuracy_curves(configurations: Sequence[Configuration], palette: Palette) -> Drawing:
     """Test accuracy after each epoch, in percent."""
     with canvas(*PANEL) as figure:
-        axes = figure.add_axes((0.12, 0.145, 0.68, 0.83), xlabel="epoch", ylabel="test accuracy (%)")
+        axes = figure.add_axes(
+            (0.12, 0.145, _width(configurations, PANEL[0]) - 0.12, 0.83), xlabel="epoch", ylabel="test accuracy (%)"
+        )
         ends = []
         for each in configurations:
             curves: list[Points] = [
@@ -78,6 +84,7 @@ def draw_accuracies(configurations: Sequence[Configuration], palette: Palette) -
                 axes.plot(
                     values, [row + offset] * len(values), "o", color=color, markerfacecolor=face, markersize=4.5, alpha=0.75
                 )
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_yticks(range(len(rows)), [_wrap(each.name) for each in reversed(rows)])
         for label, face in (("train", "none"), ("test", INK)):
             axes.plot([], [], "o", color=INK, markerfacecolor=face, label=label)
@@ -88,7 +95,9 @@ def draw_accuracies(configurations: Sequence[Configuration], palette: Palette) -
 def draw_survival(configurations: Sequence[Configuration], palette: Palette) -> Drawing:
     """Share of runs still training against the epoch, for configurations of which some failed."""
     with canvas(*PANEL) as figure:
-        axes = figure.add_axes((0.12, 0.145, 0.68, 0.83), xlabel="epoch", ylabel="runs still training (%)")
+        axes = figure.add_axes(
+            (0.12, 0.145, _width(configurations, PANEL[0]) - 0.12, 0.83), xlabel="epoch", ylabel="runs still training (%)"
+        )
         ends: list[tuple[float, float] | None] = []
         for each in configurations:
             lengths = [run.length for run in each.runs]
@@ -111,7 +120,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
                 shift = 1 + 0.05 * (index - (len(sweeps) - 1) / 2)
                 _draw_line(axes, sweep, quantity, shift, palette)
             levels = sorted({each.level(axis) for sweep in sweeps for each in sweep.configurations})
-            axes.set_xticks(levels, [level_text(level) for level in levels] if len(levels) <= 9 else None)
+            axes.set_xticks(levels, _labels(levels))
             axes.minorticks_off()
             axes.set_title("failed runs (%)" if quantity is None else _axis_title(quantity), loc="left", fontsize=10)
             if quantity is None:
@@ -165,6 +174,22 @@ def _axis_title(quantity: Quantity) -> str:
     return f"{quantity.name} ({'nats' if quantity.ratio else '%'})"
 
 
+def _labels(levels: Sequence[float]) -> list[str]:
+    """Texts for ticks on a logarithmic axis; "" where the one before is too near."""
+    texts, last = [], -math.inf
+    for level in levels:
+        place = math.log(level / levels[0]) / math.log(levels[-1] / levels[0])
+        is_free = place - last > 0.12
+        texts.append(level_text(level) if is_free else "")
+        last = place if is_free else last
+    return texts
+
+
+def _is_fine(run: RecordedRun) -> bool:
+    """Tells if a run has at least two block losses in its first epoch."""
+    return len(run.block_losses) > 1 and run.block_losses[1][0] <= run.result.steps_per_epoch
+
+
 def _loss_curve(run: RecordedRun, by_block: bool, top: float) -> Points:
     """Loss against epochs, up to the epoch of a failure, cut at `top`."""
     result = run.result
@@ -206,18 +231,26 @@ def _label_ends(
     if len(configurations) > LABELS:
         for name, color, dash in palette.key():
             axes.plot([], [], color=color, linestyle=dash, label=name)
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7.5, handlelength=1.6, borderaxespad=0.2)
+        axes.legend(loc="upper right", fontsize=7.5, ncols=2, handlelength=1.8)
         return
     to_axes = axes.transData + axes.transAxes.inverted()
     placed = [(to_axes.transform(end)[1], each) for each, end in zip(configurations, ends, strict=True) if end]
     gap = 18 / axes.bbox.height  # a line of text in parts of the axis; 100 dots are an inch
     below = -math.inf
     for y, each in sorted(placed, key=lambda pair: pair[0]):
-        below = max(min(y, 1), below + gap)
-        axes.text(1.015, below, _wrap(each.name), transform=axes.transAxes, va="center", fontsize=9, color=palette.of(each))
+        label = _wrap(each.name)
+        below = max(min(y, 1), below + gap * (1 + label.count("\n")))
+        axes.text(1.015, below, label, transform=axes.transAxes, va="center", fontsize=9, color=palette.of(each))
+
+
+def _width(configurations: Sequence[Configuration], inches: float) -> float:
+    """Right end of the axes in a figure of that many inches, which leaves room for the names beside them."""
+    if len(configurations) > LABELS:
+        return 0.97
+    longest = max(len(line) for each in configurations for line in _wrap(each.name).split("\n"))
+    return 1 - (0.15 + 0.082 * longest) / inches
 
 
 def _wrap(name: str) -> str:
-    """A name for a figure, in lines of 14 characters and two lines at most."""
-    lines = [name[start : start + 14] for start in range(0, len(name), 14)]
-    return "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")
+    """A name for a figure, in two lines at most."""
+    return "\n".join(textwrap.wrap(name, 16, max_lines=2, placeholder="…"))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from lit_mnist.report.experiments import Configuration, Sweep, level_text
 from lit_mnist.report.quantities import (
@@ -19,6 +19,7 @@ from lit_mnist.report.statistics import Effect, share_interval, spread, trend
 SIGNIFICANCE = 0.05
 FEW_RUNS = 10  # at a level: too few to see anything but large differences between shares
 USELESS = 100  # times from one end of an interval to the other: not worth its numbers
+MANY = 5  # steps of a sweep: those without a change are then counted, not listed
 NAMED = 3  # levels that the best one is compared with in a sentence of the first screen
 
 
@@ -45,7 +46,7 @@ def failure_trend(sweep: Sweep) -> str:
         return f"No run failed at any {sweep.label} (0 of {sum(n)})."
     if sum(failed) == sum(n):
         return f"All {sum(n)} runs failed, whatever the {sweep.label}."
-    counts = _list([f"{count} of {runs} at {level}" for count, runs, level in zip(failed, n, levels, strict=True)])
+    counts = _list(_counts(failed, n, levels))
     direction, p = trend(failed, n)
     worst = max(range(len(n)), key=lambda index: failed[index] / n[index])
     low, high = share_interval(failed[worst], n[worst])
@@ -56,6 +57,18 @@ def failure_trend(sweep: Sweep) -> str:
     if min(n) < FEW_RUNS:
         return f"Some runs failed: {counts}; too few runs to tell if the {sweep.label} matters."
     return f"Failures show no steady trend with the {sweep.label}: {counts} ({interval}; trend p = {_p(p)})."
+
+
+def _counts(failed: Sequence[int], n: Sequence[int], levels: Sequence[str]) -> list[str]:
+    """Failures at each level; neighbouring levels without any are put together where there are many."""
+    found = []
+    for fails, group in groupby(range(len(n)), key=lambda index: failed[index] > 0):
+        indices = list(group)
+        if fails or len(indices) <= 2:
+            found += [f"{failed[index]} of {n[index]} at {levels[index]}" for index in indices]
+        else:
+            found.append(f"0 of {sum(n[index] for index in indices)} at {levels[indices[0]]} to {levels[indices[-1]]}")
+    return found
 
 
 def best_level(sweep: Sweep, quantity: Quantity) -> str:
@@ -70,7 +83,7 @@ def best_level(sweep: Sweep, quantity: Quantity) -> str:
     effects = {each: quantity.compare(best, each) for each in others}
     if not any(each and each.known for each in effects.values()):
         rest = _list([f"{_value(quantity, each)} at {_at(sweep, each, quantity)}" for each in others[:NAMED]])
-        return f"{name} is {word} at {at} ({value}), against {rest}; single runs, so chance is not known."
+        return f"{name} is {word} at {at} ({value}), against {rest}; too few runs for an interval."
     parts, close = [], []
     for each in others if len(others) <= NAMED else [others[0], others[-1]]:
         change = effects[each]
@@ -97,8 +110,10 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
     if not any(change and change.known for *_, change in pairs):
         values = [f"{_value(quantity, each)} at {_level(sweep, each)}" for each in measured]
         return f"{name} is {_list(values)}; without several runs of each there is no interval."
-    clauses = []
+    clauses, unchanged = [], [change for *_, change in pairs if change and change.known and not change.direction]
     for first, second, change in pairs:
+        if change in unchanged and len(pairs) >= MANY:
+            continue
         where = f"from {_level(sweep, first)} to {_level(sweep, second)}"
         if change is None or not change.known:
             clauses.append(f"goes from {_value(quantity, first)} to {_value(quantity, second)} {where} (no interval)")
@@ -106,6 +121,8 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
             clauses.append(f"{'rises' if change.direction > 0 else 'falls'} by {_amount(change, 'a factor of ')} {where}")
         else:
             clauses.append(f"does not change beyond its uncertainty {where} ({_range(change)})")
+    if unchanged and len(pairs) >= MANY:
+        clauses.append(f"does not change beyond its uncertainty between the other {len(unchanged)} pairs of neighbours")
     partial = [each for each in measured if len(quantity.values(each)) < len(each.runs)]
     counts = [f"{len(quantity.values(each))} of {len(each.runs)} runs at {_level(sweep, each)}" for each in partial]
     return f"{name}{f' (counting {_list(counts)})' if counts else ''} {_list(clauses)}."
@@ -204,6 +221,8 @@ def _amount(change: Effect, times: str = "") -> str:
 
 
 def _range(change: Effect) -> str:
+    if change.low == change.high:
+        return "equal"
     if change.ratio and change.high > USELESS * change.low:
         return "the runs scatter too widely"
     if change.ratio:

@@ -15,7 +15,7 @@ class _Loader(yaml.SafeLoader):
     """Reads tuples, too, which Lightning writes for hyperparameters."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_sequence)
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))  # type: ignore[arg-type]
 
 
 def read_curves(folder: Path) -> dict[str, dict[int, float]]:

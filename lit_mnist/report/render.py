@@ -142,8 +142,13 @@ def figure_files(page: Page) -> dict[str, str]:
 
 def markdown_text(text: object) -> Markup:
     """Escapes text for Markdown: no emphasis, link, formula, table cell or tag can come out of it."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>#|~$@&])", r"\\\1", one_line(str(text)))
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~$@&])", r"\\\1", _printable(str(text)))
     return Markup(re.sub(r"(?<=\w)(:)(?=//)|(?<=www)(\.)", r"\\\g<0>", escaped))
+
+
+def _printable(text: str) -> str:
+    """Text without what cannot be encoded or seen."""
+    return "".join(each if each.isprintable() else one_line(each) for each in text)
 
 
 @cache
@@ -155,7 +160,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: one_line(value) if type(value) is str else value,
+        finalize=lambda value: _printable(value) if type(value) is str else value,
     )
     environment.filters |= {"md": markdown_text, "inline": lambda drawing: Markup(inline(drawing))}
     return environment
