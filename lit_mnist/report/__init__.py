@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lit_mnist.cli import DONE, FAILED, Parser
 from lit_mnist.record.atomic import write_atomically
-from lit_mnist.record.printable import csv_cell
+from lit_mnist.record.printable import csv_cell, one_line
 
 if TYPE_CHECKING:
     from lit_mnist.report.experiments import Configuration
@@ -120,7 +120,7 @@ def results_csv(configurations: "Sequence[Configuration]") -> str:
                 result.steps,
             ]
             cells += [run.failure, losses[0] if losses else None, result.final_train_loss, result.train_accuracy]
-            writer.writerow(map(csv_cell, [*cells, result.test_accuracy, result.times.seconds, result.command]))
+            writer.writerow(map(csv_cell, [*cells, result.test_accuracy, result.times.seconds, one_line(result.command)]))
     return text.getvalue()
 
 

@@ -44,7 +44,9 @@ def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]
     palette = Palette(configurations)
     sweeps = {axis: find_sweeps(configurations, axis) for axis in AXES}
     answers: list[Block] = [
-        Bullets(lead_sentences(found[0]), AXES[axis].capitalize()) for axis, found in sweeps.items() if found
+        Bullets(lead_sentences(found[0]), f"{AXES[axis].capitalize()}, at {found[0].fixed}")
+        for axis, found in sweeps.items()
+        if found
     ]
     lead: list[Block] = [Columns(answers) if len(answers) > 1 else Bullets(overview(configurations))]
     if len(answers) == 1:

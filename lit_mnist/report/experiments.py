@@ -60,10 +60,19 @@ class Sweep:
         return AXES[self.axis]
 
     @property
+    def other(self) -> Axis:
+        """The hyperparameter that stays the same, of the two."""
+        return "batch_size" if self.axis == "lr" else "lr"
+
+    @property
+    def fixed_level(self) -> float:
+        """Level of the other hyperparameter."""
+        return self.configurations[0].level(self.other)
+
+    @property
     def fixed(self) -> str:
-        """What the other of the two hyperparameters is."""
-        first = self.configurations[0]
-        return f"batch size {first.batch_size}" if self.axis == "lr" else f"learning rate {first.lr:g}"
+        """The other hyperparameter and its level."""
+        return f"{AXES[self.other]} {level_text(self.fixed_level)}"
 
     @property
     def runs(self) -> Iterator[RecordedRun]:
@@ -93,7 +102,7 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Configuration], list[P
 
 
 def find_sweeps(configurations: Sequence[Configuration], axis: Axis) -> list[Sweep]:
-    """Finds the sweeps over one hyperparameter with everything else equal; the one with most levels, most runs and fewest failures is first."""
+    """Finds sweeps over one hyperparameter with all else equal; first the one with most levels, most runs, fewest failures."""
     groups: dict[str, list[Configuration]] = {}
     for each in configurations:
         groups.setdefault(_key(each.hyperparameters, axis), []).append(each)

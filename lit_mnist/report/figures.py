@@ -116,7 +116,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
     for quantity in (None, *DECLARED):
         with canvas(*PANEL) as figure:
             axes = figure.add_axes((0.145, 0.145, 0.825, 0.76), xlabel=AXES[axis], xscale="log")
-            for index, sweep in enumerate(sweeps):
+            for index, sweep in enumerate(sorted(sweeps, key=lambda sweep: sweep.fixed_level)):
                 shift = 1 + 0.05 * (index - (len(sweeps) - 1) / 2)
                 _draw_line(axes, sweep, quantity, shift, palette)
             levels = sorted({each.level(axis) for sweep in sweeps for each in sweep.configurations})
@@ -127,6 +127,8 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
                 axes.set_ylim(-4, 104)
             elif quantity.ratio:
                 _logarithmic(axes)
+            else:
+                axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
             if 1 < len(sweeps) <= 8:
                 axes.legend(fontsize=8, handlelength=1.2)
             name = f"{axis}_{(quantity.short if quantity else 'failures').replace(' ', '_')}"
@@ -137,8 +139,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
 
 def _draw_line(axes: "Axes", sweep: Sweep, quantity: Quantity | None, shift: float, palette: Palette) -> None:
     """Draws one sweep: every run a dot, a line through the medians; or shares with their intervals."""
-    other: Axis = "batch_size" if sweep.axis == "lr" else "lr"
-    color = palette.at(other, sweep.configurations[0].level(other))
+    color = palette.at(sweep.other, sweep.fixed_level)
     middle: Points = []
     for each in sweep.configurations:
         x = each.level(sweep.axis) * shift
@@ -155,8 +156,7 @@ def _draw_line(axes: "Axes", sweep: Sweep, quantity: Quantity | None, shift: flo
             else:
                 axes.plot([x, x], [shown.low, shown.high], color=color, linewidth=5, alpha=0.4, solid_capstyle="butt")
     if middle:
-        fixed = level_text(sweep.configurations[0].level(other))
-        axes.plot(*zip(*middle, strict=True), color=color, marker="_", markersize=11, label=f"{AXES[other]} {fixed}")
+        axes.plot(*zip(*middle, strict=True), color=color, marker="_", markersize=11, label=sweep.fixed)
 
 
 def _logarithmic(axes: "Axes") -> None:

@@ -62,12 +62,14 @@ DECLARED = (FIRST_LOSS, FINAL_LOSS, TEST_ACCURACY)  # and the share of failures
 
 
 def loss_at_steps(steps: int) -> Quantity:
-    """Mean of the block losses in the last tenth of a number of SGD steps: equal updates, whatever the batch size."""
+    """Mean of the block losses in the last tenth of a number of SGD steps, or the loss of the block that they end in."""
 
     def of(run: RecordedRun) -> float | None:
+        if run.failure is not None and run.failure * run.result.steps_per_epoch < steps:
+            return None
         inside = [loss for step, loss in run.block_losses if 0.9 * steps < step <= steps]
-        reached = run.failure is None or run.failure * run.result.steps_per_epoch >= steps
-        return sum(inside) / len(inside) if inside and reached else None
+        inside = inside or [loss for step, loss in run.block_losses if step > steps][:1]
+        return sum(inside) / len(inside) if inside else None
 
     return Quantity(f"training loss after {steps:,} SGD steps", "loss at equal steps", True, True, of)
 

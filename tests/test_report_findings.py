@@ -1,0 +1,131 @@
+"""Sentences of the report: there if the runs support them, absent if they do not."""
+
+from pathlib import Path
+
+import pytest
+from invented_runs import write_run, write_runs, write_study
+from report_text import first_screen
+
+from lit_mnist.report import write_report
+from lit_mnist.report.experiments import find_sweeps, group_runs
+from lit_mnist.report.findings import lead_sentences, section_sentences
+from lit_mnist.report.load import read_folders
+
+
+def sentences(folder: Path, axis: str = "lr") -> tuple[str, str]:
+    """Those of the first screen, and those of the section."""
+    configurations, _ = group_runs(read_folders([folder])[0])
+    sweep = find_sweeps(configurations, axis)[0]  # type: ignore[arg-type]
+    return " ".join(lead_sentences(sweep)), " ".join(section_sentences(sweep))
+
+
+def test_what_differs_is_said_with_its_direction_and_interval_with_three_seeds_too(tmp_path: Path) -> None:
+    write_runs(tmp_path, "low", [0.1, 0.11, 0.09], lr=0.01, accuracies=[0.95, 0.951, 0.949])
+    write_runs(tmp_path, "high", [0.01, 0.011, 0.009], lr=0.1, accuracies=[0.98, 0.981, 0.979])
+    lead, section = sentences(tmp_path)
+    assert "Final training loss is lowest at 0.1: 0.0100, 10.0 times (7.9" in lead
+    assert "Test accuracy is highest at 0.1: 98.00 %, 3.00 points (2.77 to 3.23) above 0.01" in lead
+    assert "Final training loss falls by a factor of 10.0 (7.9" in section
+    assert "Test accuracy rises by 3.00 points (2.77 to 3.23) from 0.01 to 0.1" in section
+    assert "too close" not in lead
+
+
+def test_the_direction_turns_round_with_the_runs(tmp_path: Path) -> None:
+    write_runs(tmp_path, "low", [0.01, 0.011, 0.009], lr=0.01)
+    write_runs(tmp_path, "high", [0.1, 0.11, 0.09], lr=0.1)
+    lead, section = sentences(tmp_path)
+    assert "Final training loss is lowest at 0.01" in lead
+    assert "Final training loss rises by a factor of 10.0" in section
+
+
+def test_what_does_not_differ_is_said_to_be_too_close(tmp_path: Path) -> None:
+    write_runs(tmp_path, "low", [0.1, 0.12, 0.09], lr=0.01, accuracies=[0.95, 0.96, 0.97])
+    write_runs(tmp_path, "high", [0.11, 0.1, 0.09], lr=0.1, accuracies=[0.96, 0.95, 0.975])
+    lead, section = sentences(tmp_path)
+    assert "too close to tell from 0.1 (0.72 to 1.31 times)" in lead
+    assert "does not change beyond its uncertainty from 0.01 to 0.1 (" in section
+    for word in ("falls", "rises", "below 0.01", "above 0.01"):
+        assert word not in lead + section
+
+
+@pytest.mark.parametrize(("failed", "n"), [((0, 9), (10, 20)), ((1, 9), (20, 20))])
+def test_a_share_of_failures_that_rises_is_stated(tmp_path: Path, failed: tuple[int, int], n: tuple[int, int]) -> None:
+    for lr, fails, runs in zip((0.1, 1.0), failed, n, strict=True):
+        write_runs(tmp_path, f"lr{lr}", [0.1 + 0.001 * index for index in range(runs - fails)], fails, lr=lr)
+    lead, _ = sentences(tmp_path)
+    assert f"A higher learning rate makes more runs fail: {failed[0]} of {n[0]} at 0.1 and 9 of 20 at 1" in lead
+    assert "trend p = 0.0" in lead
+    assert "(counting 11 of 20 runs)" in lead  # nothing is said of survivors without their number
+
+
+def test_a_share_of_failures_that_falls_is_stated(tmp_path: Path) -> None:
+    write_runs(tmp_path, "small", [0.1, 0.11], 10, batch_size=8)
+    write_runs(tmp_path, "large", [0.1 + 0.01 * index for index in range(12)], batch_size=128)
+    assert "A higher batch size makes fewer runs fail: 10 of 12 at 8 and 0 of 12 at 128" in sentences(tmp_path, "batch_size")[0]
+
+
+def test_too_few_runs_are_said_to_be_too_few_and_many_are_not(tmp_path: Path) -> None:
+    for name, n in (("few", 3), ("many", 12)):
+        write_runs(tmp_path / name, "low", [0.1] * (n - 1), 1, lr=0.01)
+        write_runs(tmp_path / name, "high", [0.1] * (n - 2), 2, lr=0.1)
+    few, many = (sentences(tmp_path / name)[0] for name in ("few", "many"))
+    assert "too few runs to tell if the learning rate matters" in few
+    assert "no steady trend" in many
+    assert "too few" not in many
+    assert "makes more" not in few + many
+
+
+def test_no_failure_and_nothing_but_failures_are_both_said(tmp_path: Path) -> None:
+    write_runs(tmp_path / "none", "low", [0.1, 0.1], lr=0.01)
+    write_runs(tmp_path / "none", "high", [0.1, 0.1], lr=0.1)
+    assert "No run failed at any learning rate (0 of 4)." in sentences(tmp_path / "none")[1]
+    write_runs(tmp_path / "all", "low", [], 2, lr=0.01)
+    write_runs(tmp_path / "all", "high", [], 2, lr=0.1)
+    lead, section = sentences(tmp_path / "all")
+    assert "All 4 runs failed, whatever the learning rate." in lead
+    assert "Final training loss" not in lead + section
+
+
+def test_per_image_and_per_step_are_told_apart(tmp_path: Path) -> None:
+    for batch_size, first in ((8, 0.2), (128, 0.6)):
+        for seed in (1, 2, 3):
+            losses = [first * (1 + 0.01 * seed), 0.1, 0.05, 0.04]
+            write_run(tmp_path / f"{batch_size}" / f"{seed}", f"batch{batch_size}", seed, losses, batch_size=batch_size)
+    lead, _ = sentences(tmp_path, "batch_size")
+    assert "After equal images (one epoch) batch size 8 is ahead of 128, its loss 3.00 times" in lead
+    assert "after equal SGD steps (1,856) batch size 128 is ahead of 8" in lead
+
+
+def test_without_block_losses_nothing_is_said_of_equal_steps(tmp_path: Path) -> None:
+    for batch_size in (8, 128):
+        write_runs(tmp_path, f"batch{batch_size}", [0.1, 0.11 + batch_size / 1000], batch_size=batch_size, blocks=[])
+    assert "equal SGD steps" not in sentences(tmp_path, "batch_size")[0]
+
+
+def test_single_runs_get_values_and_no_intervals(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=1)
+    lead, section = sentences(tmp_path)
+    assert "too few runs for an interval" in lead
+    assert "without several runs of each there is no interval" in section
+    for word in ("uncertainty", "falls", "rises", "trend", " to 0."):
+        assert word not in lead
+
+
+def test_a_learning_run_counts_among_the_medians(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path / "slow" / f"{seed}", "slow", seed, [2.29, 2.25, 2.2], lr=0.001, test_accuracy=0.5)
+        write_run(tmp_path / "fast" / f"{seed}", "fast", seed, [0.5, 0.4, 0.39 + seed / 1000], lr=0.1, test_accuracy=0.9)
+    write_report([tmp_path])
+    page = (tmp_path / "report.html").read_text()
+    assert "2 still learning when they ended, none failed" in first_screen(page)
+    assert "2.20" in page
+    assert "No run failed" in page
+
+
+def test_configurations_that_form_no_sweep_are_compared_without_one(tmp_path: Path) -> None:
+    write_runs(tmp_path, "small", [0.1, 0.11, 0.12], hidden=[32])
+    write_runs(tmp_path, "wide", [0.01, 0.011, 0.012], 1, hidden=[512, 256])
+    write_report([tmp_path])
+    screen = first_screen((tmp_path / "report.html").read_text())
+    assert "Final training loss is lowest with wide: 0.0110 in the 3 of 4 runs that have one" in screen
+    assert "1 of 7 runs failed." in screen
