@@ -16,7 +16,7 @@ def test_settings_that_differ_and_results_stand_side_by_side(tmp_path: Path, cap
     assert ["lr", "0.1", "1"] in lines
     assert ["seed", "1", "2"] in lines
     assert ["outcome", "trained", "diverged"] in lines
-    assert ["final", "loss", "0.08", "–"] in lines
+    assert ["final", "training", "loss", "0.0800", "–"] in lines
     assert not any(line[:2] == ["batch", "size"] for line in lines)
     assert len(lines) <= 24
 

@@ -284,8 +284,8 @@ def test_ranks_stand_beside_the_published_values(tmp_path: Path) -> None:
     (configuration,), _ = group_runs(read_folders([tmp_path])[0])
     assert find_published(configuration) == run
     rows = {row[1]: row[-1] for row in published_rows([configuration])}
-    assert rows["training loss of epoch 1"] == "above all 3"
-    assert rows["test accuracy"] == "equal to all 3"
+    assert rows["training loss of epoch 1"] == "above 3 of 3"
+    assert rows["test accuracy"] == "above 0 of 3, equal to 3"
 
 
 def test_another_experiment_has_no_published_value(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ def test_the_trend_over_three_levels_counts_all_arrangements() -> None:
     shares = {value: statistics.count(value) for value in statistics}
     observed = shares[sum(level * count for level, count in enumerate(failed))]
     expected = sum(count for count in shares.values() if count <= observed) / len(statistics)
-    assert trend(failed, n) == (1, pytest.approx(expected))
+    direction, p = trend(failed, n)
+    assert direction == 1
+    assert p == pytest.approx(expected)
 
 
 def test_the_trend_of_many_runs_is_near_the_exact_one() -> None:
@@ -65,9 +67,9 @@ def test_shares_have_the_interval_of_wilson() -> None:
 def test_survival_counts_runs_that_ended_whole_as_at_risk_until_then() -> None:
     times, shares = survival([1, 2, 3, 4], [True, False, True, False])
     assert dict(zip(times, shares, strict=True))[3] == pytest.approx(0.75 * 0.5)
-    assert (times[0], shares[0], shares[-1]) == (0, 1, pytest.approx(0.375))
+    assert (times[0], shares[0]) == (0, 1)
+    assert shares[-1] == pytest.approx(0.375)
 
 
 def test_a_spread_is_median_and_quartiles() -> None:
-    found = spread([5.0, 1.0, 2.0, 3.0, 4.0])
-    assert (found.n, found.low, found.median, found.high) == (5, 2, 3, 4)
+    assert tuple(spread([5.0, 1.0, 2.0, 3.0, 4.0])) == (2.0, 3.0, 4.0)

@@ -1,38 +1,34 @@
 """The `compare` command: what differs between two runs, in their settings and in their results, on one screen."""
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_mnist.cli import DONE, Parser
 from lit_mnist.record.printable import one_line
-from lit_mnist.record.result import Result
+from lit_mnist.report.load import RecordedRun, read_folders
+from lit_mnist.report.quantities import FINAL_LOSS, FIRST_LOSS, TEST_ACCURACY, TRAIN_ACCURACY
 
-ROWS = 20  # of each table: a screen holds both
-
-
-def parser() -> Parser:
-    """Makes the parser of the command line."""
-    parser = Parser(
-        prog="python -m lit_mnist compare",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Shows what differs between two finished runs: settings first, then results.",
-        epilog="exit codes: 0 done, 2 a folder does not hold a finished run",
-    )
-    parser.add_argument("first", type=Path, metavar="RUN", help="the folder of a run")
-    parser.add_argument("second", type=Path, metavar="RUN", help="the folder of another run")
-    return parser
+WIDTH = 40  # characters of a cell; a path is cut at its beginning
+ROWS = 12  # settings at most, so that both tables fit on a screen
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command.
 
     Raises:
-        ValueError: A folder does not hold exactly one finished run.
+        ValueError: The command line is wrong, or a folder does not hold exactly one finished run.
     """
-    options = parser().parse_args(arguments)
+    parser = Parser(
+        prog="python -m lit_mnist compare",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Shows what differs between two finished runs: settings first, then results.",
+        epilog="exit codes: 0 done, 2 a folder does not hold a finished run",
+    )
+    parser.add_argument("first", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("second", type=Path, metavar="RUN", help="folder of another run")
+    options = parser.parse_args(arguments)
     print(compare(options.first, options.second))
     return DONE
 
@@ -43,34 +39,45 @@ def compare(first: Path, second: Path) -> str:
     Raises:
         ValueError: A folder does not hold exactly one finished run.
     """
-    results = [_read(folder) for folder in (first, second)]
-    settings, ours = (_settings(result) for result in results)
-    keys = [key for key in sorted({*settings, *ours}) if settings.get(key) != ours.get(key)]
-    rows = [(key.replace("_", " "), _text(settings.get(key)), _text(ours.get(key))) for key in keys[:ROWS]]
-    if len(keys) > ROWS:
-        rows.append((f"and {len(keys) - ROWS} more", "", ""))
-    names = [one_line(str(folder)) for folder in (first, second)]
-    return (
-        _table(("settings that differ", *names), rows or [("none", "", "")])
-        + "\n\n"
-        + _table(("results", *names), _results(*results))
+    runs = [_read(folder) for folder in (first, second)]
+    one, other = (_settings(run) for run in runs)
+    rows = [
+        [key, _text(one.get(key)), _text(other.get(key))] for key in sorted({*one, *other}) if one.get(key) != other.get(key)
+    ]
+    more = [[f"and {len(rows) - ROWS} more", "", ""]] if len(rows) > ROWS else []
+    results: list[list[str]] = [["outcome", *(run.result.outcome for run in runs)]]
+    for quantity in (FIRST_LOSS, FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY):
+        values = [quantity.of(run) for run in runs]
+        results.append([quantity.name, *("–" if value is None else quantity.text(value) for value in values)])
+    results.append(["SGD steps", *(f"{run.result.steps:,}" for run in runs)])
+    results.append(["seconds", *(f"{run.result.times.seconds:.1f}" for run in runs)])
+    hashes = {run.result.weights_sha256 for run in runs}
+    results += [["weights", "", "equal to the last bit" if len(hashes) == 1 else "different"]] if None not in hashes else []
+    folders = [str(first), str(second)]
+    return _table(
+        [
+            ["settings that differ", *folders],
+            *(rows[:ROWS] or [["none", "", ""]]),
+            *more,
+            [""] * 3,
+            ["results", *folders],
+            *results,
+        ]
     )
 
 
-def _read(folder: Path) -> Result:
-    from lit_mnist.report.load import read_folders
-
+def _read(folder: Path) -> RecordedRun:
     if not folder.is_dir():
         raise ValueError(f"{one_line(str(folder))} is not a folder; name the folder of a run, such as logs/lr0.1/version_0.")
     runs, problems = read_folders([folder])
     if len(runs) != 1:
         told = f" ({problems[0]})" if problems else ""
         raise ValueError(f"{one_line(str(folder))} holds {len(runs)} finished runs{told}; name the folder of one run.")
-    return runs[0].result
+    return runs[0]
 
 
-def _settings(result: Result) -> dict[str, Any]:
-    """What may make two runs differ: hyperparameters, then the environment."""
+def _settings(run: RecordedRun) -> dict[str, Any]:
+    result = run.result
     told = {
         "name": result.name,
         "seed": result.seed,
@@ -78,39 +85,14 @@ def _settings(result: Result) -> dict[str, Any]:
         "device": result.device,
         "commit": result.commit,
     }
-    versions = {f"version of {key}": value for key, value in result.versions.items()}
-    return result.hyperparameters | told | versions | dict(result.machine) | {"data sha256": result.data_sha256}
-
-
-def _results(first: Result, second: Result) -> list[tuple[str, str, str]]:
-    """Results of both, the second with its difference from the first where both have a number."""
-    losses, accuracies = "{:.6g}".format, lambda value: f"{100 * value:.2f} %"
-    rows: list[tuple[str, str, str]] = [("outcome", first.outcome, second.outcome)]
-    rows += [("reason", one_line(first.reason), one_line(second.reason))] if first.reason or second.reason else []
-    for name, form, pair in (
-        ("SGD steps", "{:,}".format, (first.steps, second.steps)),
-        ("loss of epoch 1", losses, [next(iter(each.train_loss_by_epoch), None) for each in (first, second)]),
-        ("final loss", losses, (first.final_train_loss, second.final_train_loss)),
-        ("train accuracy", accuracies, (first.train_accuracy, second.train_accuracy)),
-        ("test accuracy", accuracies, (first.test_accuracy, second.test_accuracy)),
-        ("seconds", "{:.1f}".format, (first.times.seconds, second.times.seconds)),
-    ):
-        texts = ["–" if value is None else form(value) for value in pair]
-        rows.append((name, texts[0], texts[1]))
-    hashes = first.weights_sha256, second.weights_sha256
-    same = "equal to the last bit" if hashes[0] == hashes[1] else "different"
-    return [*rows, ("weights", "", same)] if all(hashes) else rows
+    return result.hyperparameters | told | dict(result.versions) | dict(result.machine) | {"data_sha256": result.data_sha256}
 
 
 def _text(value: Any) -> str:
-    return "–" if value is None else one_line(f"{value:g}" if isinstance(value, float) else str(value))
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligns three columns, cut to the width of the terminal; of a path its end is kept."""
-    lines = [head, *rows]
-    first = max(len(line[0]) for line in lines)
-    room = max(12, (shutil.get_terminal_size().columns - first - 4) // 2)
-    cut = [[line[0], *(cell if len(cell) <= room else f"…{cell[1 - room :]}" for cell in line[1:])] for line in lines]
-    width = max(len(line[1]) for line in cut)
-    return "\n".join(f"{line[0]:{first}}  {line[1]:{width}}  {line[2]}".rstrip() for line in cut)
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    cut = [[cell if len(cell) <= WIDTH else f"…{cell[1 - WIDTH :]}" for cell in map(one_line, line)] for line in lines]
+    widths = [max(len(line[column]) for line in cut) for column in range(3)]
+    return "\n".join("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cut)

@@ -125,13 +125,13 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
             axes.set_title("failed runs (%)" if quantity is None else _axis_title(quantity), loc="left", fontsize=10)
             if quantity is None:
                 axes.set_ylim(-4, 104)
-            elif quantity.ratio:
+            elif quantity.is_loss:
                 _logarithmic(axes)
             else:
                 axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
             if 1 < len(sweeps) <= 8:
                 axes.legend(fontsize=8, handlelength=1.2)
-            name = f"{axis}_{(quantity.short if quantity else 'failures').replace(' ', '_')}"
+            name = f"{axis}_{(quantity.name if quantity else 'failures').replace(' ', '_')}"
             title = f"{quantity.name if quantity else 'share of failed runs'} against {AXES[axis]}"
             drawings.append(Drawing(name, title[:1].upper() + title[1:], to_svg(figure)))
     return drawings
@@ -148,7 +148,7 @@ def _draw_line(axes: "Axes", sweep: Sweep, quantity: Quantity | None, shift: flo
             low, high = share_interval(failed, n)
             axes.plot([x, x], [100 * low, 100 * high], color=color, linewidth=1.2, alpha=0.6)
             middle.append((x, 100 * failed / n))
-        elif values := [min(value, LARGEST) * (1 if quantity.ratio else 100) for value in quantity.values(each)]:
+        elif values := [min(value, LARGEST) * (1 if quantity.is_loss else 100) for value in quantity.values(each)]:
             shown = spread(values)
             middle.append((x, shown.median))
             if len(values) <= LINES:
@@ -171,7 +171,7 @@ def _logarithmic(axes: "Axes") -> None:
 
 
 def _axis_title(quantity: Quantity) -> str:
-    return f"{quantity.name} ({'nats' if quantity.ratio else '%'})"
+    return f"{quantity.name} ({'nats' if quantity.is_loss else '%'})"
 
 
 def _labels(levels: Sequence[float]) -> list[str]:

@@ -76,9 +76,9 @@ def best_level(sweep: Sweep, quantity: Quantity) -> str:
     measured = [each for each in sweep.configurations if quantity.values(each)]
     if len(measured) < 2:
         return ""
-    sign = 1 if quantity.low_is_good else -1
+    sign = 1 if quantity.is_loss else -1
     best, *others = sorted(measured, key=lambda each: sign * spread(quantity.values(each)).median)
-    name, word = _capital(quantity.name), "lowest" if quantity.low_is_good else "highest"
+    name, word = _capital(quantity.name), "lowest" if quantity.is_loss else "highest"
     at, value = _level(sweep, best), quantity.text(spread(quantity.values(best)).median)
     effects = {each: quantity.compare(best, each) for each in others}
     if not any(each and each.known for each in effects.values()):
@@ -153,10 +153,10 @@ def overview(configurations: Sequence[Configuration]) -> list[str]:
         measured = [each for each in configurations if quantity.values(each)]
         if not measured:
             continue
-        sign = 1 if quantity.low_is_good else -1
+        sign = 1 if quantity.is_loss else -1
         best, *others = sorted(measured, key=lambda each: sign * spread(quantity.values(each)).median)
         value = f"{_value(quantity, best)} in {_runs(best, quantity)}"
-        name, word = _capital(quantity.name), "lowest" if quantity.low_is_good else "highest"
+        name, word = _capital(quantity.name), "lowest" if quantity.is_loss else "highest"
         if not others:
             found.append(f"{name} of {best.name}: {value}.")
             continue

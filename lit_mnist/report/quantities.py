@@ -17,16 +17,12 @@ class Quantity:
 
     Attributes:
         name: What it is, in the middle of a sentence.
-        short: The same for the head of a column.
-        ratio: Compared by ratios and drawn on a log axis; else by differences.
-        low_is_good: Less is better.
+        is_loss: Less is better, compared by ratios and drawn on a logarithmic axis; else more is better, compared by differences.
         of: The run's value; None if it has none. Runs that failed have no final value.
     """
 
     name: str
-    short: str
-    ratio: bool
-    low_is_good: bool
+    is_loss: bool
     of: Callable[[RecordedRun], float | None]
 
     def values(self, configuration: Configuration) -> list[float]:
@@ -35,12 +31,12 @@ class Quantity:
 
     def text(self, value: float) -> str:
         """Writes a value: losses with three digits, accuracies in percent."""
-        return loss_text(value) if self.ratio else f"{100 * value:.2f} %"
+        return loss_text(value) if self.is_loss else f"{100 * value:.2f} %"
 
     def compare(self, first: Configuration, second: Configuration) -> Effect | None:
         """Compares two configurations, second against first; None where one of them has no value."""
         samples = self.values(first), self.values(second)
-        return effect(*samples, self.ratio) if all(samples) else None
+        return effect(*samples, self.is_loss) if all(samples) else None
 
 
 def loss_text(loss: float) -> str:
@@ -52,12 +48,10 @@ def _survivors(of: Callable[[RecordedRun], float | None]) -> Callable[[RecordedR
     return lambda run: None if run.result.failed else of(run)
 
 
-FIRST_LOSS = Quantity(
-    "training loss of epoch 1", "loss of epoch 1", True, True, lambda run: next(iter(run.result.train_loss_by_epoch), None)
-)
-FINAL_LOSS = Quantity("final training loss", "final loss", True, True, _survivors(lambda run: run.result.final_train_loss))
-TEST_ACCURACY = Quantity("test accuracy", "test accuracy", False, False, _survivors(lambda run: run.result.test_accuracy))
-TRAIN_ACCURACY = Quantity("train accuracy", "train accuracy", False, False, _survivors(lambda run: run.result.train_accuracy))
+FIRST_LOSS = Quantity("training loss of epoch 1", True, lambda run: next(iter(run.result.train_loss_by_epoch), None))
+FINAL_LOSS = Quantity("final training loss", True, _survivors(lambda run: run.result.final_train_loss))
+TEST_ACCURACY = Quantity("test accuracy", False, _survivors(lambda run: run.result.test_accuracy))
+TRAIN_ACCURACY = Quantity("train accuracy", False, _survivors(lambda run: run.result.train_accuracy))
 DECLARED = (FIRST_LOSS, FINAL_LOSS, TEST_ACCURACY)  # and the share of failures
 
 
@@ -71,7 +65,7 @@ def loss_at_steps(steps: int) -> Quantity:
         inside = inside or [loss for step, loss in run.block_losses if step > steps][:1]
         return sum(inside) / len(inside) if inside else None
 
-    return Quantity(f"training loss after {steps:,} SGD steps", "loss at equal steps", True, True, of)
+    return Quantity(f"training loss after {steps:,} SGD steps", True, of)
 
 
 def steps_to(run: RecordedRun, target: float) -> float | None:
@@ -84,12 +78,6 @@ def steps_to(run: RecordedRun, target: float) -> float | None:
             return before[0] + (step - before[0]) * (before[1] - target) / (before[1] - loss)
         before = (step, loss)
     return None
-
-
-def images_to(run: RecordedRun, target: float) -> float | None:
-    """The same in images, in units of an epoch."""
-    steps = steps_to(run, target)
-    return None if steps is None else steps / max(1, run.result.steps_per_epoch)
 
 
 def common_target(configurations: Sequence[Configuration]) -> float | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -11,13 +12,11 @@ CONFIDENCE = 0.95
 EXACT_UP_TO = 300  # runs; a test that is exact takes seconds with more
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of n values."""
+class Spread(NamedTuple):
+    """First quartile, median and third quartile."""
 
-    n: int
-    median: float
     low: float
+    median: float
     high: float
 
 
@@ -57,8 +56,7 @@ class Effect:
 
 def spread(values: Sequence[float]) -> Spread:
     """Computes median and quartiles of at least one value."""
-    low, median, high = np.quantile(np.asarray(values, dtype=np.float64), (0.25, 0.5, 0.75))
-    return Spread(len(values), float(median), float(low), float(high))
+    return Spread(*map(float, np.quantile(np.asarray(values, dtype=np.float64), (0.25, 0.5, 0.75))))
 
 
 def effect(first: Sequence[float], second: Sequence[float], ratio: bool) -> Effect:
