@@ -5,22 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_mnist.data import MNISTDataModule
+    from lit_mnist.engines.blocks import in_blocks
     from lit_mnist.lit_mlp import LitMLP
     from lit_mnist.mlp import MLP
     from lit_mnist.predict.predict import predict_images
-    from lit_mnist.training.divergence import Diverged
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"
 
 _HOMES = {
-    "Diverged": "lit_mnist.training.divergence",
     "LitMLP": "lit_mnist.lit_mlp",
     "MLP": "lit_mnist.mlp",
     "MNISTDataModule": "lit_mnist.data",
+    "in_blocks": "lit_mnist.engines.blocks",
     "predict_images": "lit_mnist.predict.predict",
 }
 
-__all__ = ["MLP", "Diverged", "LitMLP", "MNISTDataModule", "__version__", "predict_images"]
+__all__ = ["MLP", "LitMLP", "MNISTDataModule", "__version__", "in_blocks", "predict_images"]
 
 
 def __getattr__(name: str) -> Any:

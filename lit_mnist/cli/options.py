@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined] # not in its __all__
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
@@ -53,54 +53,41 @@ NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 
 
 class OptionParser(LightningArgumentParser):
-    """Reports a mistake as one sentence instead of a usage text.
-
-    Args:
-        command: fit, validate or test.
-    """
-
-    def __init__(self, command: str) -> None:
-        super().__init__(prog=f"lit_mnist {command}", description=DESCRIPTIONS[command])
-        self.add_argument("--seed_everything", type=int, default=DEFAULT_SEED, help="Seed of weights, order and split.")
-        self.add_argument(
-            "--threads",
-            type=int,
-            default=0,
-            help="CPU threads; results are bit-identical only for the same number. 0: 1 below batch size 64, else 2.",
-        )
-        if command == "fit":
-            self.add_argument("--name", type=str, default="", help="Name of the configuration. Default: its file's stem.")
-            self.add_argument("--run_dir", type=str, default="", help="Run folder. Default: logs/NAME/version_N, the next free N.")
-            self.add_argument("--test_every_epoch", type=bool, default=True, help="Measure test accuracy after every epoch.")
-            self.add_argument(
-                "--engine",
-                type=EngineName,
-                default="exact",
-                help="exact: the same bits as a plain PyTorch loop. fast: the same SGD, rounded differently, on a CPU.",
-            )
-            self.add_argument(
-                "--steps_per_block",
-                type=int,
-                default=0,
-                help="SGD steps per call of the Trainer's training_step; changes the speed only. 0: as many as 4,096 images hold.",
-            )
-        self.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help='Run folder or checkpoint file; with fit, to resume from ("last": the newest unfinished run).',
-        )
-        self.add_lightning_class_args(LitMLP, "model")
-        self.add_lightning_class_args(MNISTDataModule, "data")
-        self.add_class_arguments(
-            pl.Trainer, "trainer", skip=set(REFUSED), fail_untyped=False, instantiate=False, sub_configs=True
-        )
-        self.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
-        self.link_arguments("seed_everything", "data.seed")
-        self.link_arguments("seed_everything", "model.seed")
+    """Reports a mistake as one sentence instead of a usage text."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ValueError(_one_sentence(message))
+
+
+def option_parser(command: str) -> OptionParser:
+    """Makes the parser of a command: fit, validate or test."""
+    parser = OptionParser(prog=f"lit_mnist {command}", description=DESCRIPTIONS[command])
+    add = parser.add_argument
+    add("-c", "--config", action=ActionConfigFile, help="Shipped configuration, or YAML file of options.")
+    add("--seed_everything", type=int, default=DEFAULT_SEED, help="Seed of weights, order and split.")
+    threads = "CPU threads; results are bit-identical only for the same number. 0: 1 below batch size 64, else 2."
+    add("--threads", type=int, default=0, help=threads)
+    if command == "fit":
+        add("--name", type=str, default="", help="Name of the configuration. Default: its file's stem.")
+        add("--run_dir", type=str, default="", help="Run folder. Default: logs/NAME/version_N, the next free N.")
+        add("--test_every_epoch", type=bool, default=True, help="Measure test accuracy after every epoch.")
+        engines = "exact: the same bits as a plain PyTorch loop. fast: the same SGD, rounded differently, on a CPU."
+        add("--engine", type=EngineName, default="exact", help=engines)
+        blocks = "SGD steps per call of the Trainer's training_step; changes the speed only. 0: as many as 4,096 images hold."
+        add("--steps_per_block", type=int, default=0, help=blocks)
+    if command == "test":
+        add("--out", type=str, default="", help="Folder for the pictures. Default: that of a finished run.")
+    checkpoints = 'Run folder or checkpoint file; with fit, to resume from ("last": the newest unfinished run).'
+    add("--ckpt_path", type=str | None, default=None, help=checkpoints)
+    parser.add_lightning_class_args(LitMLP, "model")
+    parser.add_lightning_class_args(MNISTDataModule, "data")
+    parser.add_class_arguments(
+        pl.Trainer, "trainer", skip=set(REFUSED), fail_untyped=False, instantiate=False, sub_configs=True
+    )
+    parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+    parser.link_arguments("seed_everything", "data.seed")
+    parser.link_arguments("seed_everything", "model.seed")
+    return parser
 
 
 DESCRIPTIONS = {
@@ -135,7 +122,7 @@ def parse(command: str, options: list[str]) -> Namespace:
     Raises:
         ValueError: An option does not exist, or its value is out of range.
     """
-    config = OptionParser(command).parse_args(_with_configs_found(options))
+    config = option_parser(command).parse_args(_with_configs_found(options))
     if not 0 <= config.seed_everything < 2**32:
         raise ValueError(f"--seed_everything must be 0..{2**32 - 1}, not {config.seed_everything}.")
     if config.threads < 0:
@@ -177,7 +164,7 @@ def _found(config: str) -> str:
 
 def resolved(command: str, config: Namespace) -> dict[str, Any]:
     """Returns the configuration as plain values, defaults included, without what is not part of the experiment."""
-    plain: dict[str, Any] = yaml.safe_load(OptionParser(command).dump(config, skip_none=False, format="yaml"))
+    plain: dict[str, Any] = yaml.safe_load(option_parser(command).dump(config, skip_none=False, format="yaml"))
     return {key: value for key, value in plain.items() if key not in NOT_PART_OF_THE_EXPERIMENT}
 
 
@@ -189,7 +176,7 @@ def run_options(options: list[str]) -> RunOptions:
     """
     config = parse("fit", options)
     pl.seed_everything(config.seed_everything, verbose=False)
-    init = OptionParser("fit").instantiate_classes(copy.deepcopy(config))
+    init = option_parser("fit").instantiate_classes(copy.deepcopy(config))
     for callback in _as_list(init.trainer.callbacks):
         if isinstance(callback, NOT_PLAIN_SGD):
             raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {PLAIN_SGD}.")

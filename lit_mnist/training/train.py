@@ -110,7 +110,7 @@ def _claim(options: RunOptions, leaving: ExitStack) -> list[str | None]:
     elsewhere = given is None or given.parent.parent.resolve() != folder.path.resolve()
     if elsewhere and folder.checkpoints:  # the same command resumes from where it has got to, not from where it began
         start = find_checkpoint(folder.path)
-    return [str(folder.path), start and str(start)]
+    return [str(folder.path), str(start) if start else None]
 
 
 def _lock(options: RunOptions, named: str | None) -> RunFolder:
@@ -215,7 +215,7 @@ def describe_experiment(model: LitMLP, data: MNISTDataModule, trainer: pl.Traine
     network = {name: value for name, value in dict(model.hparams).items() if name != "seed"}
     data_state = {name: value for name, value in data.state_dict().items() if name in EXPERIMENT}
     batches = -(-data.train_size // (data.batch_size * (1 if data.split_batch else trainer.world_size)))
-    limit: int | float = trainer.limit_train_batches  # type: ignore[attr-defined] # set by a connector
+    limit: int | float = trainer.limit_train_batches
     steps_per_epoch = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     return {
         **network,
