@@ -55,10 +55,10 @@ def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]
     crosses = ", a cross where a run failed" if failed else ""
     curves = Figures(
         [draw_curves(configurations, palette)],
-        f"Training loss of every run (thin) and its median (thick){crosses}.",
+        f"Training loss: every run thin, medians thick{crosses}.",
     )
     shown = configurations
-    note = "Medians of the runs that did not fail. In the sentences, parentheses hold 95 % intervals."
+    note = "Medians of runs that did not fail; in sentences, parentheses hold 95 % intervals."
     if len(configurations) > MOST_NAMED:
         swept = [each for found in sweeps.values() for sweep in found[:1] for each in sweep.configurations]
         shown = [each for each in configurations if each in swept][:MOST_NAMED] or configurations[:MOST_NAMED]

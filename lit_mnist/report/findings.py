@@ -1,7 +1,7 @@
 """Sentences that the runs support: each is made of numbers, and only if its condition holds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
 
 from lit_mnist.report.experiments import Configuration, Sweep, level_text
@@ -48,56 +48,63 @@ def failure_trend(sweep: Sweep) -> str:
         return f"All {sum(n)} runs failed, whatever the {sweep.label}."
     counts = _list(_counts(failed, n, levels))
     direction, p = trend(failed, n)
-    worst = max(range(len(n)), key=lambda index: failed[index] / n[index])
-    low, high = share_interval(failed[worst], n[worst])
-    interval = f"95 % interval at {levels[worst]}: {100 * low:.0f} to {100 * high:.0f} %"
     if p < SIGNIFICANCE and direction:
-        way = "more" if direction > 0 else "fewer"
-        return f"A higher {sweep.label} makes {way} runs fail: {counts} ({interval}; trend p = {_p(p)})."
+        return f"A higher {sweep.label} makes {'more' if direction > 0 else 'fewer'} runs fail: {counts}; trend p = {_p(p)}."
     if min(n) < FEW_RUNS:
         return f"Some runs failed: {counts}; too few runs to tell if the {sweep.label} matters."
-    return f"Failures show no steady trend with the {sweep.label}: {counts} ({interval}; trend p = {_p(p)})."
+    return f"Failures show no steady trend with the {sweep.label}: {counts}; trend p = {_p(p)}."
 
 
 def _counts(failed: Sequence[int], n: Sequence[int], levels: Sequence[str]) -> list[str]:
-    """Failures at each level; neighbouring levels without any are put together where there are many."""
+    """Failures at each level, with the interval of their share; neighbouring levels without any are put together."""
     found = []
     for fails, group in groupby(range(len(n)), key=lambda index: failed[index] > 0):
         indices = list(group)
-        if fails or len(indices) <= 2:
-            found += [f"{failed[index]} of {n[index]} at {levels[index]}" for index in indices]
-        else:
+        if fails:
+            shares = [share_interval(failed[index], n[index]) for index in indices]
+            intervals = [f"({100 * low:.0f} to {100 * high:.0f} %)" for low, high in shares]
+            found += [f"{failed[at]} of {n[at]} {text} at {levels[at]}" for at, text in zip(indices, intervals, strict=True)]
+        elif len(indices) > 2:
             found.append(f"0 of {sum(n[index] for index in indices)} at {levels[indices[0]]} to {levels[indices[-1]]}")
+        else:
+            found += [f"0 of {n[index]} at {levels[index]}" for index in indices]
     return found
 
 
 def best_level(sweep: Sweep, quantity: Quantity) -> str:
     """States which level is best, how far the others are from it, and which of them are too close to tell."""
-    measured = [each for each in sweep.configurations if quantity.values(each)]
+    return best(sweep.configurations, quantity, lambda each: f"at {_level(sweep, each)}")
+
+
+def best(configurations: Sequence[Configuration], quantity: Quantity, label: Callable[[Configuration], str]) -> str:
+    """States which configuration is best, as `label` calls it, and its distance from the others; "" if there are none."""
+    measured = [each for each in configurations if quantity.values(each)]
     if len(measured) < 2:
         return ""
-    sign = 1 if quantity.is_loss else -1
-    best, *others = sorted(measured, key=lambda each: sign * spread(quantity.values(each)).median)
+    way = -1 if quantity.is_loss else 1
+    first, *others = sorted(measured, key=lambda each: -way * quantity.centre(each))
+    if len(others) > NAMED:
+        others = [others[0], others[-1]]
     name, word = _capital(quantity.name), "lowest" if quantity.is_loss else "highest"
-    at, value = _level(sweep, best), quantity.text(spread(quantity.values(best)).median)
-    effects = {each: quantity.compare(best, each) for each in others}
-    if not any(each and each.known for each in effects.values()):
-        rest = _list([f"{_value(quantity, each)} at {_at(sweep, each, quantity)}" for each in others[:NAMED]])
-        return f"{name} is {word} at {at} ({value}), against {rest}; too few runs for an interval."
-    parts, close = [], []
-    for each in others if len(others) <= NAMED else [others[0], others[-1]]:
-        change = effects[each]
-        if change and change.known and change.direction == sign:
-            parts.append(f"{_amount(change)} {'below' if sign > 0 else 'above'} {_at(sweep, each, quantity)}")
-        elif change and change.known:
-            close.append(f"{_at(sweep, each, quantity)} ({_range(change)})")
+    called = {each: f"{label(each)}{_counting(each, quantity)}" for each in measured}
+    effects = {each: quantity.compare(each, first) for each in others}
+    if not any(change and change.known for change in effects.values()):
+        rest = _list([f"{_value(quantity, each)} {called[each]}" for each in others])
+        return f"{name} is {word} {called[first]} ({_value(quantity, first)}), against {rest}; too few runs for an interval."
+    told, close = [], []
+    for each, change in effects.items():
+        if change is None or not change.known:
+            told.append(f"against {_value(quantity, each)} in one run {called[each]}")
+        elif change.direction == way:
+            told.append(f"{_amount(change)} {'below' if quantity.is_loss else 'above'} that {called[each]}")
         else:
-            parts.append(f"against {_value(quantity, each)} in the one run at {_at(sweep, each, quantity)}")
-    if not parts:
-        return f"{name} has its {word} median at {at} ({value}), but too close to tell from {_list(close)}."
-    counted = _at(sweep, best, quantity)
-    tail = f"; too close to tell from {_list(close)}" if close else ""
-    return f"{name} is {word} at {counted}: {value}, {_list(parts)}{tail}."
+            close.append(f"that {called[each]} ({_range(change)})")
+    if not told:
+        return (
+            f"{name} is not clearly {word} anywhere: {_value(quantity, first)} {called[first]} is too close to {_list(close)}."
+        )
+    tie = f"too close to {_list(close)} but " if close else ""
+    return f"{name} is {word} {called[first]}: {_value(quantity, first)}, {tie}{_list(told)}."
 
 
 def changes(sweep: Sweep, quantity: Quantity) -> str:
@@ -132,42 +139,26 @@ def per_image_and_step(sweep: Sweep) -> str:
     """States which batch size is ahead after equal images and after equal SGD steps, as far as the intervals tell."""
     small, large = sweep.configurations[0], sweep.configurations[-1]
     steps = common_steps([small, large])
-    compared = [("images (one epoch)", FIRST_LOSS)]
-    compared += [(f"SGD steps ({steps:,})", loss_at_steps(steps))] if steps else []
+    compared = [("one epoch", "images", FIRST_LOSS)]
+    compared += [(f"{steps:,}", "SGD steps", loss_at_steps(steps))] if steps else []
     said = []
-    for unit, quantity in compared:
-        change = quantity.compare(small, large)
-        if change and change.direction:
-            ahead, behind = (small, large) if change.direction > 0 else (large, small)
-            said.append(
-                f"after equal {unit} batch size {ahead.batch_size} is ahead of {behind.batch_size}, "
-                f"its loss {_amount(change)} lower"
-            )
+    for amount, unit, quantity in compared:
+        for ahead, behind in ((small, large), (large, small)):
+            change = quantity.compare(behind, ahead)
+            if change and change.direction < 0:
+                sizes = f"at {ahead.batch_size} than at {behind.batch_size}"
+                said.append(
+                    f"after equal {unit} ({amount}) {'it' if said else 'the training loss'} is {_amount(change)} lower {sizes}"
+                )
     return f"{_capital('; '.join(said))}." if said else ""
 
 
 def overview(configurations: Sequence[Configuration]) -> list[str]:
     """Describes configurations that form no sweep."""
-    found = []
-    for quantity in (FINAL_LOSS, TEST_ACCURACY):
-        measured = [each for each in configurations if quantity.values(each)]
-        if not measured:
-            continue
-        sign = 1 if quantity.is_loss else -1
-        best, *others = sorted(measured, key=lambda each: sign * spread(quantity.values(each)).median)
-        value = f"{_value(quantity, best)} in {_runs(best, quantity)}"
-        name, word = _capital(quantity.name), "lowest" if quantity.is_loss else "highest"
-        if not others:
-            found.append(f"{name} of {best.name}: {value}.")
-            continue
-        change = quantity.compare(best, others[0])
-        distance = f"next comes {others[0].name} with {_value(quantity, others[0])} in {_runs(others[0], quantity)}"
-        if change and change.known:
-            told = f"{_amount(change)} apart" if change.direction == sign else f"too close to tell, {_range(change)}"
-            distance += f" ({told})"
-        found.append(f"{name} is {word} with {best.name}: {value}; {distance}.")
+    found = [best(configurations, quantity, lambda each: f"with {each.name}") for quantity in (FINAL_LOSS, TEST_ACCURACY)]
     failed, n = sum(len(each.failed) for each in configurations), sum(len(each.runs) for each in configurations)
-    return [*found, f"{failed} of {n} runs failed." if failed else f"No run failed (0 of {n})."]
+    found.append(f"{failed} of {n} runs failed." if failed else f"No run failed (0 of {n}).")
+    return [sentence for sentence in found if sentence]
 
 
 def best_of_other_sweeps(sweeps: Sequence[Sweep]) -> str:
@@ -176,33 +167,28 @@ def best_of_other_sweeps(sweeps: Sequence[Sweep]) -> str:
     for sweep in sweeps[1:]:
         measured = [each for each in sweep.configurations if FINAL_LOSS.values(each)]
         if measured:
-            best = min(measured, key=lambda each: spread(FINAL_LOSS.values(each)).median)
-            places.append((sweep.fixed, level_text(best.level(sweep.axis))))
+            lowest = min(measured, key=FINAL_LOSS.centre)
+            places.append((sweep.fixed, _level(sweep, lowest)))
     if not places:
         return ""
     if len({level for _, level in places}) == 1:
         where = places[0][0] if len(places) == 1 else f"each of {len(places)} other settings"
-        return f"The {sweeps[0].label} with the lowest median is {places[0][1]} at {where}, too."
-    return f"The lowest median is {_list([f'at {level} with {fixed}' for fixed, level in places[:4]])}."
+        return f"Final training loss is lowest at {places[0][1]} with {where}, too."
+    return f"Final training loss is lowest {_list([f'at {level} with {fixed}' for fixed, level in places[:4]])}."
 
 
 def _value(quantity: Quantity, configuration: Configuration) -> str:
     return quantity.text(spread(quantity.values(configuration)).median)
 
 
-def _runs(configuration: Configuration, quantity: Quantity) -> str:
-    counted, n = len(quantity.values(configuration)), len(configuration.runs)
-    return f"{n} run{'s' if n > 1 else ''}" if counted == n else f"the {counted} of {n} runs that have one"
-
-
 def _level(sweep: Sweep, configuration: Configuration) -> str:
     return level_text(configuration.level(sweep.axis))
 
 
-def _at(sweep: Sweep, configuration: Configuration, quantity: Quantity) -> str:
-    """The level, with the number of runs behind a value where not all runs have one."""
+def _counting(configuration: Configuration, quantity: Quantity) -> str:
+    """The number of runs behind a value, where not all runs have one."""
     counted, n = len(quantity.values(configuration)), len(configuration.runs)
-    return _level(sweep, configuration) + (f" (counting {counted} of {n} runs)" if counted < n else "")
+    return f" (counting {counted} of {n} runs)" if counted < n else ""
 
 
 def _amount(change: Effect, times: str = "") -> str:

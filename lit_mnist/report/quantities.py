@@ -17,7 +17,7 @@ class Quantity:
 
     Attributes:
         name: What it is, in the middle of a sentence.
-        is_loss: Less is better, compared by ratios and drawn on a logarithmic axis; else more is better, compared by differences.
+        is_loss: Less is better, compared by ratios, on a logarithmic axis; else more is better, compared by differences.
         of: The run's value; None if it has none. Runs that failed have no final value.
     """
 
@@ -28,6 +28,11 @@ class Quantity:
     def values(self, configuration: Configuration) -> list[float]:
         """Values of the runs that have one."""
         return [value for run in configuration.runs if (value := self.of(run)) is not None]
+
+    def centre(self, configuration: Configuration) -> float:
+        """Mean of the values, of losses of their logarithms: what `compare` compares."""
+        values = self.values(configuration)
+        return sum(math.log(max(value, 1e-12)) if self.is_loss else value for value in values) / len(values)
 
     def text(self, value: float) -> str:
         """Writes a value: losses with three digits, accuracies in percent."""
