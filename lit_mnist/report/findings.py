@@ -226,7 +226,7 @@ def _digits(value: float) -> str:
         return f"{value:.1e}"
     if value >= 100:
         return f"{round(value, 2 - math.floor(math.log10(value))):,.0f}"
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}"
 
 
 def _p(p: float) -> str:
