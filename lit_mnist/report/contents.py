@@ -8,7 +8,7 @@ from lit_mnist.record.printable import one_line
 from lit_mnist.record.result import FAILED_OUTCOMES
 from lit_mnist.report.drawing import Palette
 from lit_mnist.report.experiments import AXES, Axis, Configuration, Sweep, find_sweeps, level_text
-from lit_mnist.report.figures import draw_accuracies, draw_accuracy_curves, draw_curves, draw_survival, draw_sweep
+from lit_mnist.report.figures import draw_accuracies, draw_curves, draw_survival, draw_sweep
 from lit_mnist.report.findings import best_of_other_sweeps, lead_sentences, overview, section_sentences
 from lit_mnist.report.load import Problem
 from lit_mnist.report.published import published_rows
@@ -16,6 +16,7 @@ from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRA
 from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table, Text
 from lit_mnist.report.statistics import share_interval, spread
 
+Sweeps = dict[Axis, list[Sweep]]
 MOST_NAMED = 12  # configurations in the table of the first screen
 MOST_ROWS = 30  # of the table of failed runs
 METHODS = (
@@ -43,27 +44,11 @@ def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]
     """Writes the page about at least one configuration."""
     palette = Palette(configurations)
     sweeps = {axis: find_sweeps(configurations, axis) for axis in AXES}
-    answers: list[Block] = [
-        Bullets(lead_sentences(found[0]), f"{AXES[axis].capitalize()}, at {found[0].fixed}")
-        for axis, found in sweeps.items()
-        if found
+    shown = _named_first(configurations, sweeps)
+    lead: list[Block] = [
+        _answers(configurations, sweeps),
+        Columns([_curves(configurations, palette), _results_with_note(shown, configurations)]),
     ]
-    lead: list[Block] = [Columns(answers) if len(answers) > 1 else Bullets(overview(configurations))]
-    if len(answers) == 1:
-        lead = answers
-    failed = any(each.failed for each in configurations)
-    crosses = ", a cross where a run failed" if failed else ""
-    curves = Figures(
-        [draw_curves(configurations, palette)],
-        f"Training loss: every run thin, medians thick{crosses}.",
-    )
-    shown = configurations
-    note = "Medians of runs that did not fail; in sentences, parentheses hold 95 % intervals."
-    if len(configurations) > MOST_NAMED:
-        swept = [each for found in sweeps.values() for sweep in found[:1] for each in sweep.configurations]
-        shown = [each for each in configurations if each in swept][:MOST_NAMED] or configurations[:MOST_NAMED]
-        note += f" {len(configurations) - len(shown)} more configurations are listed below."
-    lead.append(Columns([curves, replace(results(shown, True), note=note)]))
     sections = [_sweep_section(found, palette) for found in sweeps.values() if found]
     sections += [*_failures(configurations, palette), *_accuracies(configurations, palette)]
     if len(shown) < len(configurations):
@@ -73,13 +58,41 @@ def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]
     return Page(_title(sweeps), _subtitle(configurations, problems), lead, sections)
 
 
+def _answers(configurations: Sequence[Configuration], sweeps: Sweeps) -> Block:
+    answers = [
+        Bullets(lead_sentences(found[0]), f"{AXES[axis].capitalize()}, at {found[0].fixed}")
+        for axis, found in sweeps.items()
+        if found
+    ]
+    return Columns(answers) if len(answers) > 1 else answers[0] if answers else Bullets(overview(configurations))
+
+
+def _curves(configurations: Sequence[Configuration], palette: Palette) -> Figures:
+    crosses = ", a cross where a run failed" if any(each.failed for each in configurations) else ""
+    return Figures([draw_curves(configurations, palette)], f"Training loss: every run thin, medians thick{crosses}.")
+
+
+def _named_first(configurations: Sequence[Configuration], sweeps: Sweeps) -> Sequence[Configuration]:
+    """Configurations in the table of the first screen: all, or those of the main sweeps where there are too many."""
+    if len(configurations) <= MOST_NAMED:
+        return configurations
+    swept = [each for found in sweeps.values() for sweep in found[:1] for each in sweep.configurations]
+    return [each for each in configurations if each in swept or not swept][:MOST_NAMED]
+
+
+def _results_with_note(shown: Sequence[Configuration], configurations: Sequence[Configuration]) -> Table:
+    hidden = len(configurations) - len(shown)
+    note = "Medians of runs that did not fail; in sentences, parentheses hold 95 % intervals."
+    return replace(results(shown, True), note=note + (f" {hidden} more configurations are listed below." if hidden else ""))
+
+
 def results(configurations: Sequence[Configuration], settings: bool = False) -> Table:
     """One line for each configuration: its settings if wanted, medians over the runs that did not fail, how many failed."""
     rows = [
         [
             each.name,
             *((level_text(each.lr), str(each.batch_size)) if settings else ()),
-            *(_median(quantity, each) for quantity in (FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)),
+            *(quantity.median_text(each) for quantity in (FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)),
             f"{len(each.failed)} of {len(each.runs)}",
         ]
         for each in configurations
@@ -88,7 +101,7 @@ def results(configurations: Sequence[Configuration], settings: bool = False) -> 
     return Table(("configuration", *columns, "final loss", "train accuracy", "test accuracy", "failed"), rows)
 
 
-def _title(sweeps: dict[Axis, list[Sweep]]) -> str:
+def _title(sweeps: Sweeps) -> str:
     swept = [f"the {AXES[axis]}" for axis, found in sweeps.items() if found]
     return f"What {' and '.join(swept)} {'do' if len(swept) > 1 else 'does'}" if swept else "Runs compared"
 
@@ -110,9 +123,9 @@ def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
     drawings = draw_sweep(main.axis, sweeps, palette)
     caption = f"Every run that has a value is a dot, the line joins medians; shares with 95 % intervals. {_at_fixed(sweeps)}"
     blocks: list[Block] = [Figures(drawings, caption), Bullets(section_sentences(main)), _levels(main)]
-    if others:
-        blocks.append(Text(best_of_other_sweeps(sweeps)))
-        blocks += [Bullets(section_sentences(sweep), f"With {sweep.fixed}") for sweep in others]
+    if summary := best_of_other_sweeps(sweeps):
+        blocks.append(Text(summary))
+    blocks += [Bullets(section_sentences(sweep), f"With {sweep.fixed}") for sweep in others]
     return Section(main.axis, main.label.capitalize(), blocks)
 
 
@@ -166,12 +179,10 @@ def _failures(configurations: Sequence[Configuration], palette: Palette) -> list
 def _accuracies(configurations: Sequence[Configuration], palette: Palette) -> list[Section]:
     if not any(TEST_ACCURACY.values(each) for each in configurations):
         return []
-    drawings = [draw_accuracies(configurations, palette)]
-    caption = "Left, every run that did not fail, on the training images (open) and on the test images (filled)."
-    if any(run.result.test_accuracy_by_epoch for each in configurations for run in each.survivors):
-        drawings.append(draw_accuracy_curves(configurations, palette))
-        caption += " Right, test accuracy after each epoch."
-    return [Section("accuracy", "Train and test accuracy", [Figures(drawings, caption)])]
+    figure = Figures(
+        [draw_accuracies(configurations, palette)], "Every run that did not fail, on the training and on the test images."
+    )
+    return [Section("accuracy", "Train and test accuracy", [figure])]
 
 
 def _published(configurations: Sequence[Configuration]) -> list[Section]:
@@ -227,11 +238,6 @@ def _provenance(configurations: Sequence[Configuration]) -> Section:
         for key, values in counts.items()
     ]
     return Section("provenance", "Versions, machines and data", [Table(("what", "value"), rows, 2)], True)
-
-
-def _median(quantity: Quantity, configuration: Configuration) -> str:
-    values = quantity.values(configuration)
-    return quantity.text(spread(values).median) if values else "–"
 
 
 def _text(quantity: Quantity, value: float | None) -> str:

@@ -17,6 +17,7 @@ from lit_mnist.report.statistics import share_interval, spread, survival
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LINES = 20  # runs of a configuration that are drawn singly; of more, the band between their quartiles
 LABELS = 12  # configurations that are named at the ends of their curves; of more, the key shows the values
@@ -29,47 +30,19 @@ def draw_curves(configurations: Sequence[Configuration], palette: Palette) -> Dr
     """Training loss of every run on one logarithmic axis; a failed run ends, marked, where it failed."""
     runs = [run for each in configurations for run in each.runs]
     by_block = max(run.length for run in runs) < FEW_EPOCHS and all(_is_fine(run) for run in runs)
-    top = 1.3 * guessing(configurations[0].runs[0].result.classes)
+    top = 1.3 * guessing(runs[0].result.classes)
     with canvas(6.0, 4.1) as figure:
-        axes = figure.add_axes(
-            (0.125, 0.115, _width(configurations, 6.0) - 0.125, 0.865), xlabel="epoch", ylabel="training loss (nats)"
-        )
+        axes = _epochs(figure, configurations, "training loss (nats)")
         ends = []
         for each in configurations:
             curves = [_loss_curve(run, by_block, top) for run in each.survivors]
             ends.append(_draw_group(axes, each, [curve for curve in curves if curve], palette))
             for run in each.failed:
-                curve = [*_loss_curve(run, by_block, top), (run.failure or 0, top)]
-                color = palette.of(each)
-                axes.plot(*zip(*curve[:-1], strict=True) if curve[:-1] else ([], []), color=color, linewidth=0.7, alpha=0.45)
-                place = curve[-2] if len(curve) > 1 else curve[-1]
-                axes.plot(
-                    [run.failure or 0], [place[1]], "x", color=color, markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5
-                )
+                _draw_failure(axes, _loss_curve(run, by_block, top), run.failure or 0, top, palette.of(each))
         _logarithmic(axes)
         axes.set_ylim(top=top * 1.12)
-        axes.set_xlim(left=0)
         _label_ends(axes, configurations, ends, palette)
         return Drawing("training_loss", "Training loss against epoch, every run on one logarithmic axis", to_svg(figure))
-
-
-def draw_accuracy_curves(configurations: Sequence[Configuration], palette: Palette) -> Drawing:
-    """Test accuracy after each epoch, in percent."""
-    with canvas(*PANEL) as figure:
-        axes = figure.add_axes(
-            (0.12, 0.145, _width(configurations, PANEL[0]) - 0.12, 0.83), xlabel="epoch", ylabel="test accuracy (%)"
-        )
-        ends = []
-        for each in configurations:
-            curves: list[Points] = [
-                [(epoch, 100 * value) for epoch, value in enumerate(run.result.test_accuracy_by_epoch, 1)]
-                for run in each.survivors
-            ]
-            ends.append(_draw_group(axes, each, [curve for curve in curves if curve], palette))
-        finals = [y for _, y in filter(None, ends)]
-        axes.set_ylim(min(finals) - 3, min(100, max(finals) + 0.5))
-        _label_ends(axes, configurations, ends, palette)
-        return Drawing("test_accuracy", "Test accuracy against epoch, by configuration", to_svg(figure))
 
 
 def draw_accuracies(configurations: Sequence[Configuration], palette: Palette) -> Drawing:
@@ -95,9 +68,7 @@ def draw_accuracies(configurations: Sequence[Configuration], palette: Palette) -
 def draw_survival(configurations: Sequence[Configuration], palette: Palette) -> Drawing:
     """Share of runs still training against the epoch, for configurations of which some failed."""
     with canvas(*PANEL) as figure:
-        axes = figure.add_axes(
-            (0.12, 0.145, _width(configurations, PANEL[0]) - 0.12, 0.83), xlabel="epoch", ylabel="runs still training (%)"
-        )
+        axes = _epochs(figure, configurations, "runs still training (%)")
         ends: list[tuple[float, float] | None] = []
         for each in configurations:
             lengths = [run.length for run in each.runs]
@@ -105,7 +76,6 @@ def draw_survival(configurations: Sequence[Configuration], palette: Palette) -> 
             axes.step(times, [100 * share for share in shares], where="post", color=palette.of(each))
             ends.append((times[-1], 100 * shares[-1]))
         axes.set_ylim(0, 103)
-        axes.set_xlim(left=0)
         _label_ends(axes, configurations, ends, palette)
         return Drawing("survival", "Share of runs that had not failed, against the epoch", to_svg(figure))
 
@@ -122,7 +92,8 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
             levels = sorted({each.level(axis) for sweep in sweeps for each in sweep.configurations})
             axes.set_xticks(levels, _labels(levels))
             axes.minorticks_off()
-            axes.set_title("failed runs (%)" if quantity is None else _axis_title(quantity), loc="left", fontsize=10)
+            unit = "nats" if quantity and quantity.is_loss else "%"
+            axes.set_title(f"{quantity.name if quantity else 'failed runs'} ({unit})", loc="left", fontsize=10)
             if quantity is None:
                 axes.set_ylim(-4, 104)
             elif quantity.is_loss:
@@ -135,6 +106,27 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
             title = f"{quantity.name if quantity else 'share of failed runs'} against {AXES[axis]}"
             drawings.append(Drawing(name, title[:1].upper() + title[1:], to_svg(figure)))
     return drawings
+
+
+def _epochs(figure: "Figure", configurations: Sequence[Configuration], label: str) -> "Axes":
+    """Axes over the epochs, with room at the right for the names of the configurations."""
+    width, height = figure.get_size_inches()
+    longest = max(len(line) for each in configurations for line in _wrap(each.name).split("\n"))
+    room = 0.15 + 0.082 * longest if len(configurations) <= LABELS else 0.15
+    return figure.add_axes(
+        (0.75 / width, 0.46 / height, 1 - (0.75 + room) / width, 1 - 0.54 / height),
+        xlabel="epoch",
+        ylabel=label,
+        xlim=(0, None),
+    )
+
+
+def _draw_failure(axes: "Axes", curve: Points, epoch: float, top: float, color: str) -> None:
+    """Draws the curve of a failed run, and a cross where it failed."""
+    if curve:
+        axes.plot(*zip(*curve, strict=True), color=color, linewidth=0.7, alpha=0.45)
+    height = curve[-1][1] if curve else top
+    axes.plot([epoch], [height], "x", color=color, markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5)
 
 
 def _draw_line(axes: "Axes", sweep: Sweep, quantity: Quantity | None, shift: float, palette: Palette) -> None:
@@ -168,10 +160,6 @@ def _logarithmic(axes: "Axes") -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 3, 5), numticks=9))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _axis_title(quantity: Quantity) -> str:
-    return f"{quantity.name} ({'nats' if quantity.is_loss else '%'})"
 
 
 def _labels(levels: Sequence[float]) -> list[str]:
@@ -241,14 +229,6 @@ def _label_ends(
         label = _wrap(each.name)
         below = max(min(y, 1), below + gap * (1 + label.count("\n")))
         axes.text(1.015, below, label, transform=axes.transAxes, va="center", fontsize=9, color=palette.of(each))
-
-
-def _width(configurations: Sequence[Configuration], inches: float) -> float:
-    """Right end of the axes in a figure of that many inches, which leaves room for the names beside them."""
-    if len(configurations) > LABELS:
-        return 0.97
-    longest = max(len(line) for each in configurations for line in _wrap(each.name).split("\n"))
-    return 1 - (0.15 + 0.082 * longest) / inches
 
 
 def _wrap(name: str) -> str:

@@ -14,7 +14,7 @@ from lit_mnist.report.quantities import (
     common_steps,
     loss_at_steps,
 )
-from lit_mnist.report.statistics import Effect, share_interval, spread, trend
+from lit_mnist.report.statistics import Effect, share_interval, trend
 
 SIGNIFICANCE = 0.05
 FEW_RUNS = 10  # at a level: too few to see anything but large differences between shares
@@ -89,22 +89,22 @@ def best(configurations: Sequence[Configuration], quantity: Quantity, label: Cal
     called = {each: f"{label(each)}{_counting(each, quantity)}" for each in measured}
     effects = {each: quantity.compare(each, first) for each in others}
     if not any(change and change.known for change in effects.values()):
-        rest = _list([f"{_value(quantity, each)} {called[each]}" for each in others])
-        return f"{name} is {word} {called[first]} ({_value(quantity, first)}), against {rest}; too few runs for an interval."
+        rest = _list([f"{quantity.median_text(each)} {called[each]}" for each in others])
+        return (
+            f"{name} is {word} {called[first]} ({quantity.median_text(first)}), against {rest}; too few runs for an interval."
+        )
     told, close = [], []
     for each, change in effects.items():
         if change is None or not change.known:
-            told.append(f"against {_value(quantity, each)} in one run {called[each]}")
+            told.append(f"against {quantity.median_text(each)} in one run {called[each]}")
         elif change.direction == way:
             told.append(f"{_amount(change)} {'below' if quantity.is_loss else 'above'} that {called[each]}")
         else:
             close.append(f"that {called[each]} ({_range(change)})")
     if not told:
-        return (
-            f"{name} is not clearly {word} anywhere: {_value(quantity, first)} {called[first]} is too close to {_list(close)}."
-        )
+        return f"{name} is not clearly {word} anywhere: {quantity.median_text(first)} {called[first]} is too close to {_list(close)}."
     tie = f"too close to {_list(close)} but " if close else ""
-    return f"{name} is {word} {called[first]}: {_value(quantity, first)}, {tie}{_list(told)}."
+    return f"{name} is {word} {called[first]}: {quantity.median_text(first)}, {tie}{_list(told)}."
 
 
 def changes(sweep: Sweep, quantity: Quantity) -> str:
@@ -115,7 +115,7 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
     if not pairs:
         return ""
     if not any(change and change.known for *_, change in pairs):
-        values = [f"{_value(quantity, each)} at {_level(sweep, each)}" for each in measured]
+        values = [f"{quantity.median_text(each)} at {_level(sweep, each)}" for each in measured]
         return f"{name} is {_list(values)}; without several runs of each there is no interval."
     clauses, unchanged = [], [change for *_, change in pairs if change and change.known and not change.direction]
     for first, second, change in pairs:
@@ -123,7 +123,7 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
             continue
         where = f"from {_level(sweep, first)} to {_level(sweep, second)}"
         if change is None or not change.known:
-            clauses.append(f"goes from {_value(quantity, first)} to {_value(quantity, second)} {where} (no interval)")
+            clauses.append(f"goes from {quantity.median_text(first)} to {quantity.median_text(second)} {where} (no interval)")
         elif change.direction:
             clauses.append(f"{'rises' if change.direction > 0 else 'falls'} by {_amount(change, 'a factor of ')} {where}")
         else:
@@ -141,7 +141,7 @@ def per_image_and_step(sweep: Sweep) -> str:
     steps = common_steps([small, large])
     compared = [("one epoch", "images", FIRST_LOSS)]
     compared += [(f"{steps:,}", "SGD steps", loss_at_steps(steps))] if steps else []
-    said = []
+    said: list[str] = []
     for amount, unit, quantity in compared:
         for ahead, behind in ((small, large), (large, small)):
             change = quantity.compare(behind, ahead)
@@ -175,10 +175,6 @@ def best_of_other_sweeps(sweeps: Sequence[Sweep]) -> str:
         where = places[0][0] if len(places) == 1 else f"each of {len(places)} other settings"
         return f"Final training loss is lowest at {places[0][1]} with {where}, too."
     return f"Final training loss is lowest {_list([f'at {level} with {fixed}' for fixed, level in places[:4]])}."
-
-
-def _value(quantity: Quantity, configuration: Configuration) -> str:
-    return quantity.text(spread(quantity.values(configuration)).median)
 
 
 def _level(sweep: Sweep, configuration: Configuration) -> str:

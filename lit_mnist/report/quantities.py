@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lit_mnist.report.experiments import Configuration
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.statistics import Effect, effect
+from lit_mnist.report.statistics import Effect, effect, spread
 
 TARGETS = (0.1, 0.2, 0.5, 1.0, 2.0)  # nats; the first that most runs reach is the one whose time is taken
 
@@ -37,6 +37,11 @@ class Quantity:
     def text(self, value: float) -> str:
         """Writes a value: losses with three digits, accuracies in percent."""
         return loss_text(value) if self.is_loss else f"{100 * value:.2f} %"
+
+    def median_text(self, configuration: Configuration) -> str:
+        """Writes the median of the values; a dash where there is none."""
+        values = self.values(configuration)
+        return self.text(spread(values).median) if values else "–"
 
     def compare(self, first: Configuration, second: Configuration) -> Effect | None:
         """Compares two configurations, second against first; None where one of them has no value."""
