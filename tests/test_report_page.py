@@ -104,6 +104,11 @@ def test_every_colour_is_a_variable_with_a_light_and_a_dark_value(page: str, fol
     assert light != dark
 
 
+def test_the_curves_show_every_epoch(folder: Path) -> None:
+    for name in ("training_loss", "survival"):
+        assert ">20</text>" in (folder / "figures" / f"{name}-light.svg").read_text()
+
+
 def test_every_figure_of_the_markdown_is_a_file(folder: Path) -> None:
     text = (folder / "report.md").read_text()
     named = set(re.findall(r'"(figures/[\w.-]+)"', text))

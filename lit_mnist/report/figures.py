@@ -114,10 +114,7 @@ def _epochs(figure: "Figure", configurations: Sequence[Configuration], label: st
     longest = max(len(line) for each in configurations for line in _wrap(each.name).split("\n"))
     room = 0.15 + 0.082 * longest if len(configurations) <= LABELS else 0.15
     return figure.add_axes(
-        (0.75 / width, 0.46 / height, 1 - (0.75 + room) / width, 1 - 0.54 / height),
-        xlabel="epoch",
-        ylabel=label,
-        xlim=(0, None),
+        (0.75 / width, 0.46 / height, 1 - (0.75 + room) / width, 1 - 0.54 / height), xlabel="epoch", ylabel=label
     )
 
 
@@ -215,6 +212,7 @@ def _label_ends(
     """Names each configuration at the right of its curve, without overlaps; or shows a key where there are too many."""
     from matplotlib.ticker import MaxNLocator
 
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     if len(configurations) > LABELS:
         for name, color, dash in palette.key():

@@ -85,14 +85,12 @@ def best(configurations: Sequence[Configuration], quantity: Quantity, label: Cal
     first, *others = sorted(measured, key=lambda each: -way * quantity.centre(each))
     if len(others) > NAMED:
         others = [others[0], others[-1]]
-    name, word = _capital(quantity.name), "lowest" if quantity.is_loss else "highest"
+    name, word, value = _capital(quantity.name), "lowest" if quantity.is_loss else "highest", quantity.median_text(first)
     called = {each: f"{label(each)}{_counting(each, quantity)}" for each in measured}
     effects = {each: quantity.compare(each, first) for each in others}
     if not any(change and change.known for change in effects.values()):
         rest = _list([f"{quantity.median_text(each)} {called[each]}" for each in others])
-        return (
-            f"{name} is {word} {called[first]} ({quantity.median_text(first)}), against {rest}; too few runs for an interval."
-        )
+        return f"{name} is {word} {called[first]} ({value}), against {rest}; too few runs for an interval."
     told, close = [], []
     for each, change in effects.items():
         if change is None or not change.known:
@@ -102,9 +100,9 @@ def best(configurations: Sequence[Configuration], quantity: Quantity, label: Cal
         else:
             close.append(f"that {called[each]} ({_range(change)})")
     if not told:
-        return f"{name} is not clearly {word} anywhere: {quantity.median_text(first)} {called[first]} is too close to {_list(close)}."
+        return f"{name} is not clearly {word} anywhere: {value} {called[first]} is too close to {_list(close)}."
     tie = f"too close to {_list(close)} but " if close else ""
-    return f"{name} is {word} {called[first]}: {quantity.median_text(first)}, {tie}{_list(told)}."
+    return f"{name} is {word} {called[first]}: {value}, {tie}{_list(told)}."
 
 
 def changes(sweep: Sweep, quantity: Quantity) -> str:
@@ -123,7 +121,8 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
             continue
         where = f"from {_level(sweep, first)} to {_level(sweep, second)}"
         if change is None or not change.known:
-            clauses.append(f"goes from {quantity.median_text(first)} to {quantity.median_text(second)} {where} (no interval)")
+            values = f"from {quantity.median_text(first)} to {quantity.median_text(second)}"
+            clauses.append(f"goes {values} {where} (no interval)")
         elif change.direction:
             clauses.append(f"{'rises' if change.direction > 0 else 'falls'} by {_amount(change, 'a factor of ')} {where}")
         else:
