@@ -102,19 +102,19 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Configuration], list[P
 
 
 def find_sweeps(configurations: Sequence[Configuration], axis: Axis) -> list[Sweep]:
-    """Finds sweeps over one hyperparameter with all else equal; first the one with most levels, most runs, fewest failures."""
+    """Finds sweeps over one hyperparameter with all else equal; first the one with most levels, most runs and fewest failures, in the middle."""
     groups: dict[str, list[Configuration]] = {}
     for each in configurations:
         groups.setdefault(_key(each.hyperparameters, axis), []).append(each)
-    sweeps = [
-        Sweep(axis, tuple(sorted(group, key=lambda each: each.level(axis)))) for group in groups.values() if len(group) > 1
-    ]
-    return sorted(sweeps, key=_weight)
+    found = [sorted(group, key=lambda each: each.level(axis)) for group in groups.values() if len(group) > 1]
+    sweeps = sorted((Sweep(axis, tuple(group)) for group in found), key=lambda sweep: sweep.fixed_level)
 
+    def rank(place: int) -> tuple[int, int, int, float]:
+        runs = list(sweeps[place].runs)
+        failed = sum(run.result.failed for run in runs)
+        return -len(sweeps[place].configurations), -len(runs), failed, abs(place - (len(sweeps) - 1) / 2)
 
-def _weight(sweep: Sweep) -> tuple[int, int, int]:
-    runs = list(sweep.runs)
-    return -len(sweep.configurations), -len(runs), sum(run.result.failed for run in runs)
+    return [sweeps[place] for place in sorted(range(len(sweeps)), key=rank)]
 
 
 def _key(hyperparameters: dict[str, Any], without: str = "") -> str:

@@ -121,8 +121,8 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
             continue
         where = f"from {_level(sweep, first)} to {_level(sweep, second)}"
         if change is None or not change.known:
-            values = f"from {quantity.median_text(first)} to {quantity.median_text(second)}"
-            clauses.append(f"goes {values} {where} (no interval)")
+            goes = f"goes from {quantity.median_text(first)} to {quantity.median_text(second)}"
+            clauses.append(f"{goes} {where} (no interval)")
         elif change.direction:
             clauses.append(f"{'rises' if change.direction > 0 else 'falls'} by {_amount(change, 'a factor of ')} {where}")
         else:
