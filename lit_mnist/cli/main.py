@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from lit_mnist import __version__
@@ -61,10 +62,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
     module, function = COMMANDS[command][0].split(":")
     try:
-        with stopping_on_signals(), warnings.catch_warnings():
+        with stopping_on_signals():
             run = getattr(import_module(module), function)
-            _quiet_others()
-            code: int = run(options)
+            with quiet():
+                code: int = run(options)
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:
@@ -81,17 +82,26 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print(f"lit_mnist: {one_line(sentence)}", file=sys.stderr)
+    print(f"lit_mnist: {one_line(' '.join(sentence.split()))}", file=sys.stderr)
     return code
 
 
-def _quiet_others() -> None:
+@contextmanager
+def quiet() -> Iterator[None]:
     """Silences what the libraries below say to each other's developers; what concerns the run, we say."""
     # jsonargparse complains of calls that Lightning makes; an environment variable is the only way to stop it
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
-    warnings.filterwarnings("ignore", "The number of training batches")  # blocks, here
-    warnings.filterwarnings("ignore", "Total length of")  # no image is held out for validation
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they advertise at INFO
-    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a profiler reports
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]  # which advertise at INFO
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
+        warnings.filterwarnings("ignore", "The number of training batches")  # blocks, here
+        warnings.filterwarnings("ignore", "Total length of")  # no image is held out for validation
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a profiler reports
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -64,11 +64,11 @@ class RunOptions:
     trains_for_real: bool  # false: fast_dev_run, of which nothing is kept
 
 
-def train(options: RunOptions) -> Result | None:
+def train(options: RunOptions) -> tuple[Path, Result] | None:
     """Trains the run, or resumes it, and writes its record.
 
     Returns:
-        The result; None from the other processes of a run, and from a trial run that keeps no record.
+        The run folder and the result; None in the other processes of a run, and for a trial run that keeps no record.
 
     Raises:
         ValueError: The run cannot be what was asked for; nothing is left behind that was not there before.
@@ -80,7 +80,8 @@ def train(options: RunOptions) -> Result | None:
             _try_out(options)
             return None
         path, start = in_first(lambda: _claim(options, leaving), options.devices)
-        return _run(options, RunFolder(Path(path)), start and Path(start))
+        result = _run(options, RunFolder(Path(path)), start and Path(start))
+        return (Path(path), result) if result is not None else None
 
 
 @contextmanager
