@@ -53,7 +53,7 @@ def test_several_folders_make_one_report_in_the_first(tmp_path: Path) -> None:
 
 def test_a_run_given_twice_counts_once_and_a_repeated_seed_is_named(tmp_path: Path) -> None:
     write_runs(tmp_path / "a", "low", [0.1, 0.2])
-    assert main([str(tmp_path / "a"), str(tmp_path / "a" / "low")]) == DONE
+    assert main([str(tmp_path / "a"), str(tmp_path / "a" / ".." / "a" / "low")]) == DONE
     write_run(tmp_path / "a" / "again", "low", 1, [0.5, 0.1, 0.1, 0.1])
     assert "same seed and hyperparameters as" in report(tmp_path / "a")
 

@@ -92,8 +92,8 @@ def results_table(folder: Path | str) -> str:
     Raises:
         ValueError: There is no finished run.
     """
-    from lit_mnist.report.contents import results
     from lit_mnist.report.render import markdown_text
+    from lit_mnist.report.tables import results
 
     table = results(_read([Path(folder)])[0])
     lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]

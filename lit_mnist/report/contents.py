@@ -1,24 +1,22 @@
 """What the report says, in which order: the answer, a section for each question, and the rest folded."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from lit_mnist.record.printable import one_line
 from lit_mnist.record.result import FAILED_OUTCOMES
 from lit_mnist.report.drawing import Palette
-from lit_mnist.report.experiments import AXES, Axis, Configuration, Sweep, find_sweeps, level_text
+from lit_mnist.report.experiments import AXES, Axis, Configuration, Sweep, find_sweeps
 from lit_mnist.report.figures import draw_accuracies, draw_curves, draw_survival, draw_sweep
 from lit_mnist.report.findings import best_of_other_sweeps, lead_sentences, overview, section_sentences
 from lit_mnist.report.load import Problem
 from lit_mnist.report.published import published_rows
-from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRAIN_ACCURACY, Quantity, common_target, steps_to
+from lit_mnist.report.quantities import TEST_ACCURACY
 from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table, Text
-from lit_mnist.report.statistics import share_interval, spread
+from lit_mnist.report.tables import all_runs, count_of, failed_runs, levels, provenance, results
 
 Sweeps = dict[Axis, list[Sweep]]
 MOST_NAMED = 12  # configurations in the table of the first screen
-MOST_ROWS = 30  # of the table of failed runs
 METHODS = (
     "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate, or "
     "only in the batch size, form a sweep.",
@@ -49,12 +47,20 @@ def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]
         _answers(configurations, sweeps),
         Columns([_curves(configurations, palette), _results_with_note(shown, configurations)]),
     ]
+    commands = [run.result.command for each in configurations for run in each.runs if run.result.command]
     sections = [_sweep_section(found, palette) for found in sweeps.values() if found]
     sections += [*_failures(configurations, palette), *_accuracies(configurations, palette)]
     if len(shown) < len(configurations):
         sections.append(Section("configurations", "All configurations", [results(configurations, True)], True))
-    sections += [*_published(configurations), _all_runs(configurations), *_problems(problems)]
-    sections += [Section("methods", "Methods", [Bullets(METHODS)], True), _provenance(configurations)]
+    sections += [
+        *_published(configurations),
+        Section("runs", "All runs, and the lines that run them again", [all_runs(configurations), Lines(commands)], True),
+        *_problems(problems),
+    ]
+    sections += [
+        Section("methods", "Methods", [Bullets(METHODS)], True),
+        Section("provenance", "Versions, machines and data", [provenance(configurations)], True),
+    ]
     return Page(_title(sweeps), _subtitle(configurations, problems), lead, sections)
 
 
@@ -86,21 +92,6 @@ def _results_with_note(shown: Sequence[Configuration], configurations: Sequence[
     return replace(results(shown, True), note=note + (f" {hidden} more configurations are listed below." if hidden else ""))
 
 
-def results(configurations: Sequence[Configuration], settings: bool = False) -> Table:
-    """One line for each configuration: its settings if wanted, medians over the runs that did not fail, how many failed."""
-    rows = [
-        [
-            each.name,
-            *((level_text(each.lr), str(each.batch_size)) if settings else ()),
-            *(quantity.median_text(each) for quantity in (FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)),
-            f"{len(each.failed)} of {len(each.runs)}",
-        ]
-        for each in configurations
-    ]
-    columns = ("learning rate", "batch size") if settings else ()
-    return Table(("configuration", *columns, "final loss", "train accuracy", "test accuracy", "failed"), rows)
-
-
 def _title(sweeps: Sweeps) -> str:
     swept = [f"the {AXES[axis]}" for axis, found in sweeps.items() if found]
     return f"What {' and '.join(swept)} {'do' if len(swept) > 1 else 'does'}" if swept else "Runs compared"
@@ -113,8 +104,8 @@ def _subtitle(configurations: Sequence[Configuration], problems: Sequence[Proble
     parts += [f"{outcomes['learning']} still learning when they ended"] if outcomes["learning"] else []
     ways = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in FAILED_OUTCOMES if outcomes[outcome])
     parts += [f"{failed} failed ({ways})"] if failed else ["none failed"]
-    text = f"{_count(outcomes.total(), 'run')} of {_count(len(configurations), 'configuration')}: {', '.join(parts)}."
-    return text + (f" {_count(len(problems), 'folder')} could not be counted; see the end." if problems else "")
+    text = f"{count_of(outcomes.total(), 'run')} of {count_of(len(configurations), 'configuration')}: {', '.join(parts)}."
+    return text + (f" {count_of(len(problems), 'folder')} could not be counted; see the end." if problems else "")
 
 
 def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
@@ -122,7 +113,7 @@ def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
     main, *others = sweeps
     drawings = draw_sweep(main.axis, sweeps, palette)
     caption = f"Every run that has a value is a dot, the line joins medians; shares with 95 % intervals. {_at_fixed(sweeps)}"
-    blocks: list[Block] = [Figures(drawings, caption), Bullets(section_sentences(main)), _levels(main)]
+    blocks: list[Block] = [Figures(drawings, caption), Bullets(section_sentences(main)), levels(main)]
     if summary := best_of_other_sweeps(sweeps):
         blocks.append(Text(summary))
     blocks += [Bullets(section_sentences(sweep), f"With {sweep.fixed}") for sweep in others]
@@ -134,46 +125,19 @@ def _at_fixed(sweeps: Sequence[Sweep]) -> str:
     return f"All at {fixed[0]}." if len(fixed) == 1 else f"The sentences below are about {sweeps[0].fixed}."
 
 
-def _levels(sweep: Sweep) -> Table:
-    """A column for each level, a row for each quantity."""
-    columns, target = sweep.configurations, common_target(sweep.configurations)
-    shares = [share_interval(len(each.failed), len(each.runs)) for each in columns]
-    rows = [
-        ["failed", *(f"{len(each.failed)} of {len(each.runs)}" for each in columns)],
-        ["share of failures", *(f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in shares)],
-        *(
-            [quantity.name, *(_with_quartiles(quantity.text, quantity.values(each)) for each in columns)]
-            for quantity in DECLARED
-        ),
-    ]
-    if target:
-        reached = [[(run, steps) for run in each.runs if (steps := steps_to(run, target)) is not None] for each in columns]
-        epochs = [[steps / max(1, run.result.steps_per_epoch) for run, steps in each] for each in reached]
-        rows += [
-            [f"epochs to a loss of {target:g}", *(_with_quartiles("{:.2f}".format, each) for each in epochs)],
-            [
-                f"SGD steps to {target:g}",
-                *(_with_quartiles("{:,.0f}".format, [steps for _, steps in each]) for each in reached),
-            ],
-            [
-                f"runs that reached {target:g}",
-                *(f"{len(some)} of {len(each.runs)}" for some, each in zip(reached, columns, strict=True)),
-            ],
-        ]
-    return Table([sweep.label, *(level_text(each.level(sweep.axis)) for each in columns)], rows)
-
-
 def _failures(configurations: Sequence[Configuration], palette: Palette) -> list[Section]:
-    failed = [(each, run) for each in configurations for run in each.failed]
-    if not failed:
-        return []
-    rows = [[each.name, str(run.result.seed), run.result.outcome, f"{run.failure:.2f}"] for each, run in failed[:MOST_ROWS]]
     concerned = [each for each in configurations if each.failed]
+    if not concerned:
+        return []
     whole = len(configurations) - len(concerned)
     caption = "Runs still training, by configuration." + (f" The other {whole} lost no run." if whole else "")
-    note = f"The first {MOST_ROWS} of {len(failed)}; all are in results.csv." if len(failed) > MOST_ROWS else ""
-    table = Table(("configuration", "seed", "outcome", "failed in epoch"), rows, 3, note)
-    return [Section("failures", "When runs fail", [Columns([Figures([draw_survival(concerned, palette)], caption), table])])]
+    return [
+        Section(
+            "failures",
+            "When runs fail",
+            [Columns([Figures([draw_survival(concerned, palette)], caption), failed_runs(concerned)])],
+        )
+    ]
 
 
 def _accuracies(configurations: Sequence[Configuration], palette: Palette) -> list[Section]:
@@ -194,63 +158,6 @@ def _published(configurations: Sequence[Configuration]) -> list[Section]:
     return [Section("published", "Beside the published runs", [table], True)] if rows else []
 
 
-def _all_runs(configurations: Sequence[Configuration]) -> Section:
-    runs = [(each, run) for each in configurations for run in each.runs]
-    rows = [
-        [
-            run.folder,
-            each.name,
-            str(run.result.seed),
-            run.result.outcome + (f" ({one_line(run.result.stopped)})" if run.result.stopped else ""),
-            f"{run.length:.4g}",
-            *(_text(quantity, value) for quantity in (FINAL_LOSS, TEST_ACCURACY) for value in (quantity.of(run),)),
-        ]
-        for each, run in runs
-    ]
-    table = Table(("folder", "configuration", "seed", "outcome", "epochs", "final loss", "test accuracy"), rows, 4)
-    lines = Lines([run.result.command for _, run in runs if run.result.command])
-    return Section("runs", "All runs, and the lines that run them again", [table, lines], True)
-
-
 def _problems(problems: Sequence[Problem]) -> list[Section]:
     rows = [str(problem) for problem in problems]
     return [Section("problems", "What could not be counted", [Bullets(rows)])] if rows else []
-
-
-def _provenance(configurations: Sequence[Configuration]) -> Section:
-    """Versions, machines and data behind the runs, each value with the number of runs that have it."""
-    counts: dict[str, Counter[str]] = {}
-    for each in configurations:
-        for run in each.runs:
-            result = run.result
-            told = {
-                "threads": result.threads,
-                "device": result.device,
-                "commit": result.commit,
-                "data_sha256": result.data_sha256,
-            }
-            told |= {f"version of {key}": value for key, value in result.versions.items()} | dict(result.machine)
-            for key, value in told.items():
-                if value not in (None, ""):
-                    counts.setdefault(one_line(key), Counter())[one_line(str(value))] += 1
-    rows = [
-        [key, ", ".join(f"{value} ({_count(n, 'run')})" if len(values) > 1 else value for value, n in values.most_common(5))]
-        for key, values in counts.items()
-    ]
-    return Section("provenance", "Versions, machines and data", [Table(("what", "value"), rows, 2)], True)
-
-
-def _text(quantity: Quantity, value: float | None) -> str:
-    return "–" if value is None else quantity.text(value)
-
-
-def _with_quartiles(text: Callable[[float], str], values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    shown = spread(values)
-    quartiles = f" ({text(shown.low)}–{text(shown.high)})".replace(" %–", "–") if len(values) > 2 else ""
-    return f"{text(shown.median)}{quartiles}"
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' if n != 1 else ''}"

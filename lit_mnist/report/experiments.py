@@ -102,7 +102,10 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Configuration], list[P
 
 
 def find_sweeps(configurations: Sequence[Configuration], axis: Axis) -> list[Sweep]:
-    """Finds sweeps over one hyperparameter with all else equal; first the one with most levels, most runs and fewest failures, in the middle."""
+    """Finds the sweeps over one hyperparameter with everything else equal.
+
+    The main sweep comes first: the one with most levels, then most runs, then fewest failures, then in the middle of all.
+    """
     groups: dict[str, list[Configuration]] = {}
     for each in configurations:
         groups.setdefault(_key(each.hyperparameters, axis), []).append(each)
