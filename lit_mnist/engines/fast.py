@@ -11,12 +11,13 @@ one of two loops, each for four images (or for four rows of a weight) at a time:
 
 What is left out is read from the numbers themselves (`_choose`): of dense images, nothing.
 
-The first weight, the largest, moves once per chunk of several small mini-batches. If it is `W` before the chunk and step
-i adds `x_i.T @ delta_i` to it, step j needs `x_j @ (W + sum of x_i.T @ delta_i) = x_j @ W + sum of (x_j @ x_i.T) @ delta_i`,
-summed over i < j. A delta is here -lr times the gradient by an output of a layer, before its ReLU.
+Weights move once per chunk of several small mini-batches. If a weight is `W` before the chunk and step i adds
+`x_i.T @ d_i` to it, the outputs of step j are `x_j @ (W + sum of x_i.T @ d_i) = x_j @ W + sum of (x_j @ x_i.T) @ d_i` over
+i < j, and the deltas below it get, likewise, `d_j @ W.T + sum of (d_j @ d_i.T) @ x_i` (`_add_earlier`).
 
-In memory a weight has a row per input, then the bias (the row of an input that is always 1), then rows of 0. Rows are
-padded with 0 to whole vectors, mini-batches with rows of 0 to whole groups of four.
+A delta, d, is -lr times the gradient by an output of a layer before its ReLU. In memory a weight has a row per input, the
+bias (a row for an input that is always 1), and rows of 0; rows are filled up with 0 to whole vectors, mini-batches with
+black images to whole groups of four. The last row of all values of images is 0: an image to fill lists with.
 """
 
 import functools
@@ -40,7 +41,7 @@ except ImportError:
 Array = npt.NDArray[Any]
 
 VECTOR = 16  # float32 in a vector of AVX-512
-CHUNK_IMAGES = 48  # between two moves of the first weight; the cost of overlaps grows with the square
+CHUNK_IMAGES = 48  # between two moves of the weights; what `_add_earlier` does grows with the square
 # Sums may be reordered and multiply-adds fused, as BLAS does. NaN and infinity keep their meaning.
 OPTIONS: dict[str, Any] = {"fastmath": {"contract", "reassoc"}, "error_model": "numpy", "nogil": True}
 
@@ -52,35 +53,13 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _columns(width: int) -> int:
-    """Columns that hold `width` numbers in whole vectors."""
-    return (width + VECTOR - 1) // VECTOR * VECTOR
+def _choose(values: Array, i: int, last: int, spare: int, chosen: Array) -> int:
+    """Lists the columns before `last` that are not 0 in all of the rows i..i+3 of `values`; returns their number.
 
-
-@_compiled
-def _padded(width: int) -> int:
-    """Columns of a layer's values: the units, the 1 that multiplies the bias, and at least one 0."""
-    return _columns(width + 2)
-
-
-@_compiled
-def _weight(weights: Array, widths: Array, layer: int) -> Array:
-    """The weight of a layer and its bias, (padded inputs, padded outputs), in the memory of all weights."""
-    start = 0
-    for below in range(layer):
-        start += _padded(widths[below]) * _padded(widths[below + 1])
-    rows, columns = _padded(widths[layer]), _padded(widths[layer + 1])
-    return weights[start : start + rows * columns].reshape(rows, columns)
-
-
-@_compiled
-def _choose(values: Array, i: int, first: int, last: int, spare: int, chosen: Array) -> int:
-    """Lists the columns first..last-1 of `values` that are not 0 in all of the rows i..i+3, and how many there are.
-
-    The list is filled up to a multiple of eight with `spare`, a column of 0.
+    The list is filled up to whole eights with `spare`, a column of 0.
     """
     count = 0
-    for k in range(first, last):
+    for k in range(last):
         chosen[count] = k
         count += (values[i, k] != 0) | (values[i + 1, k] != 0) | (values[i + 2, k] != 0) | (values[i + 3, k] != 0)
     while count % 8:
@@ -90,12 +69,12 @@ def _choose(values: Array, i: int, first: int, last: int, spare: int, chosen: Ar
 
 
 @_compiled
-def _eight(values: Array, k: Array) -> tuple[Any, ...]:
-    return values[k[0]], values[k[1]], values[k[2]], values[k[3]], values[k[4]], values[k[5]], values[k[6]], values[k[7]]
+def _eight(row: Array, k: Array) -> tuple[Any, ...]:
+    return row[k[0]], row[k[1]], row[k[2]], row[k[3]], row[k[4]], row[k[5]], row[k[6]], row[k[7]]
 
 
 @_compiled
-def _dot8(a: tuple[Any, ...], b: tuple[Any, ...]) -> Any:
+def _dot(a: tuple[Any, ...], b: tuple[Any, ...]) -> Any:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3] + (a[4] * b[4] + a[5] * b[5] + a[6] * b[6] + a[7] * b[7])
 
 
@@ -110,32 +89,42 @@ def _add_rows(sums: Array, i: int, factors: Array, chosen: Array, count: int, ta
         row4, row5, row6, row7 = table[k[4]], table[k[5]], table[k[6]], table[k[7]]
         for x in range(columns):
             rows = row0[x], row1[x], row2[x], row3[x], row4[x], row5[x], row6[x], row7[x]
-            sum0[x] += _dot8(a, rows)
-            sum1[x] += _dot8(b, rows)
-            sum2[x] += _dot8(c, rows)
-            sum3[x] += _dot8(d, rows)
+            sum0[x] += _dot(a, rows)
+            sum1[x] += _dot(b, rows)
+            sum2[x] += _dot(c, rows)
+            sum3[x] += _dot(d, rows)
 
 
 @_compiled
 def _dot_rows(out: Array, i: int, vectors: Array, chosen: Array, count: int, table: Array, columns: int) -> None:
     """Sets `out[i + j, k]` to the dot product of `vectors[i + j]` and `table[k]`, for j in 0..3 and each k chosen."""
     v0, v1, v2, v3 = vectors[i], vectors[i + 1], vectors[i + 2], vectors[i + 3]
-    zero = vectors.dtype.type(0)
     for first in range(0, count, 2):
         p, q = chosen[first], chosen[first + 1]
         row_p, row_q = table[p], table[q]
-        p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = zero
+        p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = vectors.dtype.type(0)
         for x in range(columns):
-            p0 += v0[x] * row_p[x]
-            p1 += v1[x] * row_p[x]
-            p2 += v2[x] * row_p[x]
-            p3 += v3[x] * row_p[x]
-            q0 += v0[x] * row_q[x]
-            q1 += v1[x] * row_q[x]
-            q2 += v2[x] * row_q[x]
-            q3 += v3[x] * row_q[x]
+            a, b = row_p[x], row_q[x]
+            p0, p1, p2, p3 = p0 + v0[x] * a, p1 + v1[x] * a, p2 + v2[x] * a, p3 + v3[x] * a
+            q0, q1, q2, q3 = q0 + v0[x] * b, q1 + v1[x] * b, q2 + v2[x] * b, q3 + v3[x] * b
         out[i, p], out[i + 1, p], out[i + 2, p], out[i + 3, p] = p0, p1, p2, p3
         out[i, q], out[i + 1, q], out[i + 2, q], out[i + 3, q] = q0, q1, q2, q3
+
+
+@_compiled
+def _add_earlier(sums, i, start, vectors, deltas, overlaps, length, columns):  # type: ignore[no-untyped-def]
+    """Adds what the chunk's earlier steps, of the rows before `start`, would have done to the sums i..i+3 by moving."""
+    earlier = np.arange((start + 7) // 8 * 8)
+    earlier[start:] = len(vectors) - 1
+    _dot_rows(overlaps, i, vectors, earlier, len(earlier), vectors, length)
+    _add_rows(sums, i, overlaps, earlier, len(earlier), deltas, columns)
+
+
+@_compiled
+def _weight(memory: Array, shapes: Array, layer: int) -> Array:
+    """The weight of a layer and its bias, (rows, columns)."""
+    start, rows, columns = shapes[layer]
+    return memory[start : start + rows * columns].reshape(rows, columns)
 
 
 @_compiled
@@ -150,12 +139,12 @@ def _delta_of_logits(logits: Array, label: int, rate: float, delta: Array) -> fl
     for k in range(len(logits)):
         delta[k] *= -rate / total
     delta[label] += rate
-    return np.log(total) + top - logits[label]
+    return np.log(total) + (top - logits[label])
 
 
 @_compiled
 def _load(x: Array, images: Array, batch_size: int, stride: int) -> None:
-    """Copies mini-batches of images to the rows 0, stride, 2 * stride, ... of x, with a 1 for the bias; others are 0."""
+    """Copies mini-batches of images to the rows from 0, stride, 2 * stride, ... of x, each with a 1 for the bias."""
     pixels = images.shape[1]
     x[:] = 0
     for n in range(len(images)):
@@ -165,67 +154,65 @@ def _load(x: Array, images: Array, batch_size: int, stride: int) -> None:
 
 
 @_compiled
-def _first_outputs(i: int, x: Array, weight: Array, width: int, pixels: int, outputs: Array) -> None:
-    """Outputs of the first layer for the images i..i+3, by its weight as it was before the chunk."""
-    chosen = np.empty(pixels + 10, np.int32)
-    count = _choose(x, i, 0, pixels + 1, pixels + 1, chosen)
+def _forward(i: int, inputs: Array, width: int, weight: Array, outputs: Array, chosen: Array) -> int:
+    """Outputs of a layer for the images i..i+3; lists the inputs that are not 0, and returns their number."""
+    count: int = _choose(inputs, i, width + 1, width + 1, chosen)
     outputs[i : i + 4] = 0
-    _add_rows(outputs, i, x, chosen, count, weight, _columns(width))
+    _add_rows(outputs, i, inputs, chosen, count, weight, weight.shape[1])
+    return count
 
 
 @_compiled
-def _add_earlier(sums, i, start, vectors, deltas, overlaps, length, columns):  # type: ignore[no-untyped-def]
-    """Adds what the moves of a chunk's earlier steps (rows up to `start`) would have added to the sums i..i+3."""
-    earlier = np.arange((start + 7) // 8 * 8)
-    earlier[start:] = len(vectors) - 1
-    _dot_rows(overlaps, i, vectors, earlier, len(earlier), vectors, length)
-    _add_rows(sums, i, overlaps, earlier, len(earlier), deltas, columns)
+def _relu(rows: Array, width: int) -> None:
+    """Turns outputs of a layer into inputs of the next: NaN stays NaN, and the input of the bias is 1."""
+    zero = rows.dtype.type(0)
+    for row in rows:
+        for k in range(width):
+            row[k] = zero if row[k] < zero else row[k]
+        row[width] = 1
 
 
 @_compiled
-def _group(i, start, size, x, weights, widths, outputs, deltas, overlaps, labels, rate, losses):  # type: ignore[no-untyped-def]
-    """Forward and backward pass of the images i..i+3 of the mini-batch whose rows begin at `start`."""
-    last = len(widths) - 2
-    zero = outputs.dtype.type(0)
-    chosen = np.empty((last + 1, outputs.shape[2] + 8), np.int32)
-    counts = np.empty(last + 1, np.int64)
-    if start:
-        _add_earlier(outputs[0], i, start, x, deltas[0], overlaps, _columns(widths[0] + 1), _columns(widths[1]))
-    for layer in range(1, last + 1):
-        inputs, width, columns = outputs[layer - 1], widths[layer], _columns(widths[layer + 1])
-        for j in range(i, i + 4):
-            row = inputs[j]
-            for k in range(width):
-                row[k] = zero if row[k] < zero else row[k]
-            row[width] = 1
-        counts[layer] = _choose(inputs, i, 0, width + 1, width + 1, chosen[layer])
-        outputs[layer, i : i + 4] = 0
-        _add_rows(outputs[layer], i, inputs, chosen[layer], counts[layer], _weight(weights, widths, layer), columns)
+def _mask(deltas: Array, values: Array, width: int) -> None:
+    """Sets the deltas of units that are off to 0, and those of what is no unit."""
+    zero = deltas.dtype.type(0)
+    for j in range(len(deltas)):
+        for k in range(width):
+            deltas[j, k] = zero if values[j, k] <= zero else deltas[j, k]
+        deltas[j, width:] = 0
+
+
+@_compiled
+def _pass(i, start, x, memory, shapes, widths, outputs, deltas, overlaps, labels, rate, losses):  # type: ignore[no-untyped-def]
+    """Forward pass, after the first weight, and backward pass of the images i..i+3 of the mini-batch from row `start` on."""
+    layers, classes = len(shapes), widths[-1]
+    chosen, counts = np.empty((layers, outputs.shape[2] + 8), np.int32), np.empty(layers, np.int64)
+    for layer in range(layers):
+        inputs = x if layer == 0 else outputs[layer - 1]
+        weight = _weight(memory, shapes, layer)
+        if layer:
+            _relu(inputs[i : i + 4], widths[layer])
+            counts[layer] = _forward(i, inputs, widths[layer], weight, outputs[layer], chosen[layer])
         if start:
-            _add_earlier(outputs[layer], i, start, inputs, deltas[layer], overlaps, _columns(width + 1), columns)
-    classes = widths[-1]
-    deltas[last, i : i + 4] = 0
-    for j in range(i, min(i + 4, start + size)):
-        n = j - start
-        losses[n] = _delta_of_logits(outputs[last, j, :classes], labels[n], rate / size, deltas[last, j, :classes])
-    for layer in range(last, 0, -1):
-        above, below, width, columns = deltas[layer], deltas[layer - 1], widths[layer], _columns(widths[layer + 1])
-        _dot_rows(below, i, above, chosen[layer], counts[layer], _weight(weights, widths, layer), columns)
+            _add_earlier(outputs[layer], i, start, inputs, deltas[layer], overlaps, weight.shape[0], weight.shape[1])
+    deltas[-1, i : i + 4] = 0
+    for j in range(i, min(i + 4, start + len(labels))):
+        delta, label = deltas[-1, j, :classes], labels[j - start]
+        losses[j] = _delta_of_logits(outputs[-1, j, :classes], label, rate / len(labels), delta)
+    for layer in range(layers - 1, 0, -1):
+        below, values, weight = deltas[layer - 1], outputs[layer - 1], _weight(memory, shapes, layer)
+        _dot_rows(below, i, deltas[layer], chosen[layer], counts[layer], weight, weight.shape[1])
         if start:
-            _add_earlier(below, i, start, above, outputs[layer - 1], overlaps, columns, _columns(width))
-        for j in range(i, i + 4):
-            delta, active = below[j], outputs[layer - 1, j]
-            for k in range(width):
-                delta[k] = delta[k] if active[k] > zero else zero
-            delta[width : width + 2] = 0
+            _add_earlier(below, i, start, deltas[layer], values, overlaps, weight.shape[1], weight.shape[0])
+        _mask(below[i : i + 4], values[i : i + 4], widths[layer])
 
 
 @_compiled
-def _move(weight: Array, u: int, inputs: Array, last: int, deltas: Array, width: int) -> None:
-    """Adds inputs.T @ deltas of the images before `last` to the rows u..u+3 of a weight."""
-    chosen = np.empty(last + 8, np.int32)
-    count = _choose(inputs.T, u, 0, last, len(inputs) - 1, chosen)
-    _add_rows(weight, u, inputs.T, chosen, count, deltas, _columns(width))
+def _move(weight: Array, u: int, inputs: Array, images: int, deltas: Array) -> None:
+    """Adds inputs.T @ deltas of the first `images` rows to the rows u..u+3 of a weight."""
+    chosen = np.empty(images + 8, np.int32)
+    count = _choose(inputs.T, u, images, len(inputs) - 1, chosen)
+    _add_rows(weight, u, inputs.T, chosen, count, deltas, weight.shape[1])
 
 
 @functools.cache
@@ -233,36 +220,37 @@ def _trainer(parallel: bool) -> Callable[..., None]:
     """The compiled loop over mini-batches. Its `turns` is range, or numba's range whose turns threads share out."""
     turns = numba.prange if parallel else range
 
-    def train(weights, widths, images, labels, batch_size, rate, losses):  # type: ignore[no-untyped-def]
-        stride = (batch_size + 3) // 4 * 4
+    def train(memory, shapes, widths, images, labels, batch_size, rate, losses):  # type: ignore[no-untyped-def]
+        layers, stride = len(shapes), (batch_size + 3) // 4 * 4
         batches = max(1, CHUNK_IMAGES // stride)
-        rows, pixels, layers = batches * stride, widths[0], len(widths) - 1
-        x = np.zeros((rows + 1, _padded(pixels)), images.dtype)  # the last row stays 0, here and below
-        outputs = np.zeros((layers, rows + 1, _padded(widths[1:].max())), images.dtype)
+        rows = batches * stride
+        x = np.zeros((rows + 1, shapes[0, 1]), images.dtype)
+        outputs = np.zeros((layers, rows + 1, shapes[:, 1:].max()), images.dtype)
         deltas, overlaps, row_losses = np.zeros_like(outputs), np.zeros((rows + 1, rows + 1), images.dtype), np.zeros(rows)
         for chunk in range(0, len(images), batches * batch_size):
             end = min(chunk + batches * batch_size, len(images))
             _load(x, images[chunk:end], batch_size, stride)
-            for group in turns(rows // 4):
-                _first_outputs(4 * group, x, _weight(weights, widths, 0), widths[1], pixels, outputs[0])
+            for four in turns(rows // 4):
+                lit = np.empty(shapes[0, 1] + 8, np.int32)
+                _forward(4 * four, x, widths[0], _weight(memory, shapes, 0), outputs[0], lit)
             used = 0
             for first in range(chunk, end, batch_size):
-                start, size = used, min(batch_size, end - first)
-                used += (size + 3) // 4 * 4
-                y = labels[first : first + size]
-                for group in turns((size + 3) // 4):
-                    _group(start + 4 * group, start, size, x, weights, widths, outputs, deltas, overlaps, y, rate, row_losses)
-                losses[first // batch_size] = row_losses[start : start + size].mean()
+                y, start = labels[first : min(first + batch_size, end)], used
+                used += (len(y) + 3) // 4 * 4
+                for four in turns((used - start) // 4):
+                    i = start + 4 * four
+                    _pass(i, start, x, memory, shapes, widths, outputs, deltas, overlaps, y, rate, row_losses)
+                losses[first // batch_size] = row_losses[start : start + len(y)].mean()
             for layer in range(layers):
-                weight, inputs = _weight(weights, widths, layer), x if layer == 0 else outputs[layer - 1]
+                weight, inputs = _weight(memory, shapes, layer), x if layer == 0 else outputs[layer - 1]
                 for four in turns(widths[layer] // 4 + 1):
-                    _move(weight, 4 * four, inputs, used, deltas[layer], widths[layer + 1])
+                    _move(weight, 4 * four, inputs, used, deltas[layer])
 
-    compile_it = functools.partial(numba.njit, parallel=parallel, **OPTIONS)
+    compiled = functools.partial(numba.njit, parallel=parallel, **OPTIONS)
     try:
-        return compile_it(cache=True)(train)
-    except RuntimeError:  # no folder to keep compiled code in can be written
-        return compile_it()(train)
+        return compiled(cache=True)(train)
+    except RuntimeError:  # no folder for compiled code can be written
+        return compiled()(train)
 
 
 class FastEngine:
@@ -282,13 +270,11 @@ class FastEngine:
 
     def __init__(self, mlp: nn.Module, lr: float, threads: int = 1) -> None:
         if numba is None:
-            raise ValueError(
-                "engine fast: it halves the time of training and needs numba: pip install 'lit_mnist[fast]', "
-                "or use --engine exact."
-            )
+            gain = "it takes about half the time, and needs numba: pip install 'lit_mnist[fast]'"
+            raise ValueError(f"engine fast: {gain}, or use --engine exact.")
         self.mlp, self.lr, self.threads = mlp, lr, threads
-        self._is_checked = False
-        self._linear_layers()
+        self._is_compared = False
+        _known_layers(mlp)
 
     @torch.no_grad()
     def steps(self, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
@@ -300,69 +286,62 @@ class FastEngine:
             batch_size: Images per step, at least 1.
 
         Returns:
-            (steps,) mean cross-entropy in nats of each mini-batch before its step. The last is NaN if the steps left a
-            weight that is not finite: exact products with it would be NaN, which leaving zeros out could hide.
+            (steps,) mean cross-entropy in nats of each mini-batch before its step. The last is NaN if a weight is no
+            longer finite: with it exact products are NaN, which leaving zeros out could hide.
 
         Raises:
-            ValueError: The network does not compute what its layers and ReLU between them do; it was not changed.
+            ValueError: The network computes something else than its layers with ReLU between them; it is unchanged.
         """
-        layers = self._linear_layers()
-        pixels = images.flatten(1)
-        widths = [pixels.shape[1], *(layer.out_features for layer in layers)]
-        sizes = [(_space(inputs), _space(outputs)) for inputs, outputs in pairwise(widths)]
-        memory = pixels.new_zeros(sum(rows * columns for rows, columns in sizes))
-        weights = [part.view(size) for part, size in zip(memory.split([r * c for r, c in sizes]), sizes, strict=True)]
-        for weight, layer in zip(weights, layers, strict=True):
-            weight[: layer.in_features, : layer.out_features].copy_(layer.weight.t())
-            weight[layer.in_features, : layer.out_features].copy_(layer.bias)
-        losses = np.zeros(-(-len(pixels) // batch_size))
+        layers, pixels = _known_layers(self.mlp), images.flatten(1).contiguous()
+        widths = np.array([pixels.shape[1], *(layer.out_features for layer in layers)])
+        sizes = [(_whole(inputs + 2), _whole(outputs)) for inputs, outputs in pairwise(widths.tolist())]
+        counts = [rows * columns for rows, columns in sizes]
+        shapes = np.array([(sum(counts[:i]), *size) for i, size in enumerate(sizes)])
+        memory, losses = pixels.new_zeros(sum(counts)), np.empty(-(-len(pixels) // batch_size))
+        weights = [part.view(size) for part, size in zip(memory.split(counts), sizes, strict=True)]
+        for layer, weight in zip(layers, weights, strict=True):
+            weight[: layer.in_features, : layer.out_features] = layer.weight.t()
+            weight[layer.in_features, : layer.out_features] = layer.bias
         if self.threads > 1:
             numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
         train = _trainer(self.threads > 1)
-        train(memory.numpy(), np.array(widths), pixels.contiguous().numpy(), labels.numpy(), batch_size, self.lr, losses)
-        self._check(images[:batch_size], labels[:batch_size], losses[0])
+        train(memory.numpy(), shapes, widths, pixels.numpy(), labels.numpy(), batch_size, float(self.lr), losses)
+        self._compare(images[:batch_size], labels[:batch_size], losses[0])
         if not memory.isfinite().all():
             losses[-1] = np.nan
-        for weight, layer in zip(weights, layers, strict=True):
+        for layer, weight in zip(layers, weights, strict=True):
             layer.weight.copy_(weight[: layer.in_features, : layer.out_features].t())
             layer.bias.copy_(weight[layer.in_features, : layer.out_features])
         return torch.from_numpy(losses).to(pixels.dtype)
 
-    def _linear_layers(self) -> list[nn.Linear]:
-        """The layers, if this engine knows their gradient."""
-        refusal = _why_not(self.mlp)
-        if refusal:
-            raise ValueError(f"engine fast: {refusal}; use --engine exact.")
-        return [layer for layer in self.mlp.layers if isinstance(layer, nn.Linear)]  # type: ignore[union-attr]
-
-    def _check(self, images: Tensor, labels: Tensor, loss: float) -> None:
-        """Compares the loss of the first mini-batch with that of the network itself, once."""
-        if self._is_checked:
-            return
-        expected = F.cross_entropy(self.mlp(images), labels).item()
-        if np.isfinite(expected) and not np.isclose(loss, expected, rtol=1e-3, atol=1e-4):
-            raise ValueError("engine fast: the network computes something else than its layers with ReLU; use --engine exact.")
-        self._is_checked = True
+    def _compare(self, images: Tensor, labels: Tensor, loss: float) -> None:
+        """Raises ValueError if the very first loss is not that of the network as it was."""
+        expected = np.nan if self._is_compared else F.cross_entropy(self.mlp(images), labels).item()
+        if abs(loss - expected) > 1e-3 * max(1, expected):
+            raise ValueError("engine fast: the network computes more than its layers and ReLU; use --engine exact.")
+        self._is_compared = True
 
 
-def _space(width: int) -> int:
-    return (width + 2 + VECTOR - 1) // VECTOR * VECTOR
+def _whole(width: int) -> int:
+    return -(-width // VECTOR) * VECTOR
 
 
-def _why_not(mlp: nn.Module) -> str:
-    """What keeps a network from being trained by `FastEngine`; empty if nothing does."""
+def _known_layers(mlp: nn.Module) -> list[nn.Linear]:
+    """The layers of a network whose gradient is written out here; ValueError says what keeps it from being one."""
+    reason = ""
+    layers = [layer for layer in mlp.layers if type(layer) is nn.Linear] if isinstance(mlp, MLP) else []
+    expected = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    parameters = list(mlp.parameters())
     if type(mlp) is not MLP:
-        return f"it knows the gradient of MLP only, not of {type(mlp).__name__}"
-    if any(type(layer) is not nn.Linear or layer.bias is None for layer in mlp.layers):
-        return "a layer of the network is not a plain Linear with bias"
-    trained = {parameter for parameter in mlp.parameters() if parameter.requires_grad}
-    if trained != {parameter for layer in mlp.layers for parameter in (layer.weight, layer.bias)}:
-        return "parameters of the network are frozen, pruned or more than those of its layers"
-    if len(trained) != 2 * len(mlp.layers):
-        return "layers of the network share parameters"
-    if any(parameter.device.type != "cpu" for parameter in trained):
-        return "it is for CPUs, and the network is on another device"
-    dtypes = {parameter.dtype for parameter in trained}
-    if dtypes not in ({torch.float32}, {torch.float64}):
-        return f"it computes in float32 or float64, not in {' and '.join(sorted(map(str, dtypes)))}"
-    return ""
+        reason = f"it knows the gradient of MLP only, not of {type(mlp).__name__}"
+    elif len(layers) != len(mlp.layers) or {id(one) for one in expected} != {id(one) for one in parameters}:
+        reason = "the network has parameters other than the weights and biases of plain Linear layers"
+    elif len(parameters) != len(expected) or not all(parameter.requires_grad for parameter in parameters):
+        reason = "parameters of the network are frozen or shared"
+    elif any(parameter.device.type != "cpu" for parameter in parameters):
+        reason = "it is for CPUs, and the network is on another device"
+    elif {parameter.dtype for parameter in parameters} not in ({torch.float32}, {torch.float64}):
+        reason = "it computes in float32 or float64, and the network in another dtype or in several"
+    if reason:
+        raise ValueError(f"engine fast: {reason}; use --engine exact.")
+    return layers
