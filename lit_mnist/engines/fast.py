@@ -17,7 +17,7 @@ i < j, and the deltas below it get, likewise, `d_j @ W.T + sum of (d_j @ d_i.T) 
 
 A delta, d, is -lr times the gradient by an output of a layer before its ReLU. In memory a weight has a row per input, the
 bias (a row for an input that is always 1), and rows of 0; rows are filled up with 0 to whole vectors, mini-batches with
-black images to whole groups of four. The last row of all values of images is 0: an image to fill lists with.
+black images to whole fours. The last row of all values of images is 0: an image to fill lists with.
 """
 
 import functools
@@ -35,7 +35,7 @@ from lit_mnist.mlp import MLP
 
 try:
     import numba
-except ImportError:
+except ImportError:  # said where an engine is made
     numba = None
 
 Array = npt.NDArray[Any]
@@ -56,43 +56,36 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def _choose(values: Array, i: int, last: int, spare: int, chosen: Array) -> int:
     """Lists the columns before `last` that are not 0 in all of the rows i..i+3 of `values`; returns their number.
 
-    The list is filled up to whole eights with `spare`, a column of 0.
+    The list is filled up to whole fours with `spare`, a column of 0.
     """
     count = 0
     for k in range(last):
         chosen[count] = k
         count += (values[i, k] != 0) | (values[i + 1, k] != 0) | (values[i + 2, k] != 0) | (values[i + 3, k] != 0)
-    while count % 8:
+    while count % 4:
         chosen[count] = spare
         count += 1
     return count
 
 
 @_compiled
-def _eight(row: Array, k: Array) -> tuple[Any, ...]:
-    return row[k[0]], row[k[1]], row[k[2]], row[k[3]], row[k[4]], row[k[5]], row[k[6]], row[k[7]]
-
-
-@_compiled
-def _dot(a: tuple[Any, ...], b: tuple[Any, ...]) -> Any:
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3] + (a[4] * b[4] + a[5] * b[5] + a[6] * b[6] + a[7] * b[7])
-
-
-@_compiled
 def _add_rows(sums: Array, i: int, factors: Array, chosen: Array, count: int, table: Array, columns: int) -> None:
     """Adds `factors[i + j, k] * table[k]` to `sums[i + j]`, for j in 0..3 and each k of `chosen[:count]`."""
     sum0, sum1, sum2, sum3 = sums[i], sums[i + 1], sums[i + 2], sums[i + 3]
-    for first in range(0, count, 8):  # eight rows per reading and writing of the sums
-        k = chosen[first : first + 8]
-        a, b, c, d = _eight(factors[i], k), _eight(factors[i + 1], k), _eight(factors[i + 2], k), _eight(factors[i + 3], k)
-        row0, row1, row2, row3 = table[k[0]], table[k[1]], table[k[2]], table[k[3]]
-        row4, row5, row6, row7 = table[k[4]], table[k[5]], table[k[6]], table[k[7]]
+    for first in range(0, count, 4):  # four rows per reading and writing of the sums
+        p, q, r, s = chosen[first], chosen[first + 1], chosen[first + 2], chosen[first + 3]
+        row_p, row_q, row_r, row_s = table[p], table[q], table[r], table[s]
+        a, b, c, d = factors[i], factors[i + 1], factors[i + 2], factors[i + 3]
+        a0, a1, a2, a3 = a[p], a[q], a[r], a[s]
+        b0, b1, b2, b3 = b[p], b[q], b[r], b[s]
+        c0, c1, c2, c3 = c[p], c[q], c[r], c[s]
+        d0, d1, d2, d3 = d[p], d[q], d[r], d[s]
         for x in range(columns):
-            rows = row0[x], row1[x], row2[x], row3[x], row4[x], row5[x], row6[x], row7[x]
-            sum0[x] += _dot(a, rows)
-            sum1[x] += _dot(b, rows)
-            sum2[x] += _dot(c, rows)
-            sum3[x] += _dot(d, rows)
+            wp, wq, wr, ws = row_p[x], row_q[x], row_r[x], row_s[x]
+            sum0[x] += a0 * wp + a1 * wq + a2 * wr + a3 * ws
+            sum1[x] += b0 * wp + b1 * wq + b2 * wr + b3 * ws
+            sum2[x] += c0 * wp + c1 * wq + c2 * wr + c3 * ws
+            sum3[x] += d0 * wp + d1 * wq + d2 * wr + d3 * ws
 
 
 @_compiled
@@ -114,8 +107,7 @@ def _dot_rows(out: Array, i: int, vectors: Array, chosen: Array, count: int, tab
 @_compiled
 def _add_earlier(sums, i, start, vectors, deltas, overlaps, length, columns):  # type: ignore[no-untyped-def]
     """Adds what the chunk's earlier steps, of the rows before `start`, would have done to the sums i..i+3 by moving."""
-    earlier = np.arange((start + 7) // 8 * 8)
-    earlier[start:] = len(vectors) - 1
+    earlier = np.arange(start)
     _dot_rows(overlaps, i, vectors, earlier, len(earlier), vectors, length)
     _add_rows(sums, i, overlaps, earlier, len(earlier), deltas, columns)
 
@@ -139,7 +131,8 @@ def _delta_of_logits(logits: Array, label: int, rate: float, delta: Array) -> fl
     for k in range(len(logits)):
         delta[k] *= -rate / total
     delta[label] += rate
-    return np.log(total) + (top - logits[label])
+    loss: float = np.log(total) + (top - logits[label])
+    return loss
 
 
 @_compiled
@@ -186,7 +179,7 @@ def _mask(deltas: Array, values: Array, width: int) -> None:
 def _pass(i, start, x, memory, shapes, widths, outputs, deltas, overlaps, labels, rate, losses):  # type: ignore[no-untyped-def]
     """Forward pass, after the first weight, and backward pass of the images i..i+3 of the mini-batch from row `start` on."""
     layers, classes = len(shapes), widths[-1]
-    chosen, counts = np.empty((layers, outputs.shape[2] + 8), np.int32), np.empty(layers, np.int64)
+    chosen, counts = np.empty((layers, outputs.shape[2] + 4), np.int32), np.empty(layers, np.int64)
     for layer in range(layers):
         inputs = x if layer == 0 else outputs[layer - 1]
         weight = _weight(memory, shapes, layer)
@@ -210,7 +203,7 @@ def _pass(i, start, x, memory, shapes, widths, outputs, deltas, overlaps, labels
 @_compiled
 def _move(weight: Array, u: int, inputs: Array, images: int, deltas: Array) -> None:
     """Adds inputs.T @ deltas of the first `images` rows to the rows u..u+3 of a weight."""
-    chosen = np.empty(images + 8, np.int32)
+    chosen = np.empty(images + 4, np.int32)
     count = _choose(inputs.T, u, images, len(inputs) - 1, chosen)
     _add_rows(weight, u, inputs.T, chosen, count, deltas, weight.shape[1])
 
@@ -231,7 +224,7 @@ def _trainer(parallel: bool) -> Callable[..., None]:
             end = min(chunk + batches * batch_size, len(images))
             _load(x, images[chunk:end], batch_size, stride)
             for four in turns(rows // 4):
-                lit = np.empty(shapes[0, 1] + 8, np.int32)
+                lit = np.empty(shapes[0, 1] + 4, np.int32)
                 _forward(4 * four, x, widths[0], _weight(memory, shapes, 0), outputs[0], lit)
             used = 0
             for first in range(chunk, end, batch_size):
