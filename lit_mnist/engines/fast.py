@@ -48,7 +48,7 @@ OPTIONS: dict[str, Any] = {"fastmath": {"contract", "reassoc"}, "error_model": "
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Marks an inner loop for compilation on its first call."""
-    compiled: Callable[..., Any] = numba.njit(**OPTIONS)(function) if numba else function
+    compiled: Callable[..., Any] = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function) if numba else function
     return compiled
 
 
@@ -107,7 +107,7 @@ def _dot_rows(out: Array, i: int, vectors: Array, chosen: Array, count: int, tab
 @_compiled
 def _add_earlier(sums, i, start, vectors, deltas, overlaps, length, columns):  # type: ignore[no-untyped-def]
     """Adds what the chunk's earlier steps, of the rows before `start`, would have done to the sums i..i+3 by moving."""
-    earlier = np.arange(start)
+    earlier = np.arange(start, dtype=np.int32)
     _dot_rows(overlaps, i, vectors, earlier, len(earlier), vectors, length)
     _add_rows(sums, i, overlaps, earlier, len(earlier), deltas, columns)
 
@@ -115,7 +115,7 @@ def _add_earlier(sums, i, start, vectors, deltas, overlaps, length, columns):  #
 @_compiled
 def _weight(memory: Array, shapes: Array, layer: int) -> Array:
     """The weight of a layer and its bias, (rows, columns)."""
-    start, rows, columns = shapes[layer]
+    start, rows, columns = shapes[layer, 0], shapes[layer, 1], shapes[layer, 2]
     return memory[start : start + rows * columns].reshape(rows, columns)
 
 
@@ -226,10 +226,9 @@ def _trainer(parallel: bool) -> Callable[..., None]:
             for four in turns(rows // 4):
                 lit = np.empty(shapes[0, 1] + 4, np.int32)
                 _forward(4 * four, x, widths[0], _weight(memory, shapes, 0), outputs[0], lit)
-            used = 0
             for first in range(chunk, end, batch_size):
-                y, start = labels[first : min(first + batch_size, end)], used
-                used += (len(y) + 3) // 4 * 4
+                start, y = (first - chunk) // batch_size * stride, labels[first : min(first + batch_size, end)]
+                used = start + (len(y) + 3) // 4 * 4
                 for four in turns((used - start) // 4):
                     i = start + 4 * four
                     _pass(i, start, x, memory, shapes, widths, outputs, deltas, overlaps, y, rate, row_losses)
@@ -287,6 +286,8 @@ class FastEngine:
         """
         layers, pixels = _known_layers(self.mlp), images.flatten(1).contiguous()
         widths = np.array([pixels.shape[1], *(layer.out_features for layer in layers)])
+        assert pixels.dtype == layers[0].weight.dtype and pixels.shape[1] == layers[0].in_features, "images of another kind"
+        assert 0 <= labels.min() and labels.max() < widths[-1], "labels outside the classes: the loops do not check them"
         sizes = [(_whole(inputs + 2), _whole(outputs)) for inputs, outputs in pairwise(widths.tolist())]
         counts = [rows * columns for rows, columns in sizes]
         shapes = np.array([(sum(counts[:i]), *size) for i, size in enumerate(sizes)])
