@@ -58,9 +58,8 @@ def farthest(one: nn.Module, other: nn.Module) -> float:
     return max((a - b).abs().max().item() for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 13, 32, 128])
-@pytest.mark.parametrize("hidden", [(), (16,), (64, 32), (7, 5, 3)])
-@pytest.mark.parametrize("make", [sparse, dense])
+@pytest.mark.parametrize("batch_size", [1, 8, 13, 64])
+@pytest.mark.parametrize(("make", "hidden"), [(sparse, ()), (sparse, (16,)), (sparse, (64, 32)), (dense, (7, 5, 3))])
 def test_200_steps_and_a_ragged_one_equal_autograd_in_float64(
     make: Callable[[int], tuple[Tensor, Tensor]], hidden: tuple[int, ...], batch_size: int
 ) -> None:
@@ -68,12 +67,8 @@ def test_200_steps_and_a_ragged_one_equal_autograd_in_float64(
     images, labels = make(200 * batch_size + (batch_size + 1) // 2)
     expected_losses = by_autograd(expected, 0.1, images, labels, batch_size)
     engine, half = FastEngine(trained, 0.1), 100 * batch_size
-    losses = torch.cat(
-        [
-            engine.steps(images[:half].view(-1, 1, 28, 28), labels[:half], batch_size),
-            engine.steps(images[half:], labels[half:], batch_size),
-        ]
-    )
+    first = engine.steps(images[:half].view(-1, 1, 28, 28), labels[:half], batch_size)
+    losses = torch.cat([first, engine.steps(images[half:], labels[half:], batch_size)])
     torch.testing.assert_close(losses, expected_losses, rtol=0, atol=1e-10)
     assert farthest(expected, trained) <= 1e-10
 
@@ -128,10 +123,10 @@ def test_children_forked_from_a_server_train_with_threads_of_their_own() -> None
     assert one == two
 
 
-@pytest.mark.parametrize(("lr", "place"), [(1e30, "weight"), (1e38, "weight"), (40.0, "logit")])
+@pytest.mark.parametrize("lr", [1e5, 1e30, 1e38])
 @pytest.mark.parametrize("make", [sparse, dense])
 def test_a_diverging_run_is_noticed_in_the_block_in_which_autograd_notices_it(
-    make: Callable[[int, torch.dtype], tuple[Tensor, Tensor]], lr: float, place: str
+    make: Callable[[int, torch.dtype], tuple[Tensor, Tensor]], lr: float
 ) -> None:
     expected, trained = twins((64, 32), SINGLE)
     images, labels = make(1024, SINGLE)
@@ -144,7 +139,7 @@ def test_a_diverging_run_is_noticed_in_the_block_in_which_autograd_notices_it(
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("where", ["pixel", "first weight", "bias", "last weight"])
+@pytest.mark.parametrize("where", ["pixel", "layers.0.weight", "layers.1.bias", "layers.2.weight"])
 def test_a_number_that_is_not_finite_is_not_hidden_by_the_zeros(where: str, bad: float) -> None:
     mlp, _ = twins((64, 32), SINGLE)
     images, labels = sparse(64, SINGLE)
@@ -155,8 +150,8 @@ def test_a_number_that_is_not_finite_is_not_hidden_by_the_zeros(where: str, bad:
         if where == "pixel":
             images[20, 5] = bad
         else:
-            target = {"first weight": mlp.layers[0].weight, "bias": mlp.layers[1].bias, "last weight": mlp.layers[2].weight}
-            target[where].view(-1)[5] = bad  # of the first layer: by a pixel that is black in every image
+            parameters = dict(mlp.named_parameters())
+            parameters[where].view(-1)[5] = bad  # of the first weight, that of a pixel which is black in every image
     assert not engine.steps(images, labels, 8).isfinite().all()
 
 
@@ -203,16 +198,14 @@ def test_refuses_a_network_whose_forward_was_edited_and_leaves_it_as_it_was() ->
 def test_without_numba_a_sentence_says_what_it_gains_and_how_to_get_it() -> None:
     code = "import sys; sys.modules['numba'] = None; import lit_mnist.engines.fast as f; f.FastEngine(f.MLP(), 0.1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert "ValueError: engine fast: it takes about half the time, and needs numba: pip install 'lit_mnist[fast]'" in done.stderr
-
-
-def test_without_a_folder_for_compiled_code_it_compiles_for_itself() -> None:
-    code = (
-        "import torch; from lit_mnist.engines.fast import FastEngine; from lit_mnist.mlp import MLP\n"
-        "print(FastEngine(MLP((4,)), 0.1).steps(torch.ones(9, 784), torch.ones(9).long(), 4).shape)"
+    assert (
+        "ValueError: engine fast: it takes about half the time, and needs numba: pip install 'lit_mnist[fast]'" in done.stderr
     )
-    # Folders that numba would take are refused to it: the one of the environment, beside the source, and of the user.
-    unusable = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/dev/null/x"}
+
+
+def test_without_a_folder_for_compiled_code_the_steps_are_compiled_all_the_same() -> None:
+    code = "from lit_mnist.engines.loops import compiled_steps; print(compiled_steps(1).stats.cache_path)"
+    refused_to_numba = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/dev/null/x"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **unusable})
-    assert done.stdout == "torch.Size([3])\n", done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, **refused_to_numba})
+    assert done.stdout == "None\n", done.stderr
