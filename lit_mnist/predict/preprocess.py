@@ -106,6 +106,9 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
         smooth = 1 - smooth
     window = max(3, round(WINDOW * max(level.shape)))
     paper = ndimage.grey_closing(smooth, (window, window), mode="nearest")
+    corner = np.median(smooth[[0, 0, -1, -1], [0, -1, 0, -1]])
+    if (paper - smooth).max() < FAINTEST and corner > smooth.max() - 0.15 * np.ptp(smooth):
+        paper = np.full_like(smooth, corner)  # even light, and ink too broad for the window
     difference = paper - smooth
     contrast = difference / np.maximum(paper, LEAST_ROOM)
     peak = float(contrast.max())
