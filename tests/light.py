@@ -32,7 +32,8 @@ def _window(x: Field, y: Field, random: np.random.Generator) -> Field:
 
 
 def _vignette(x: Field, y: Field, random: np.random.Generator) -> Field:
-    return 1 / (1 + random.uniform(0.5, 1) * (x**2 + y**2)) ** 2
+    light: Field = 1 / (1 + random.uniform(0.5, 1) * (x**2 + y**2)) ** 2
+    return light
 
 
 def _shadow(x: Field, y: Field, random: np.random.Generator) -> Field:
@@ -50,7 +51,8 @@ def _two_lamps(x: Field, y: Field, random: np.random.Generator) -> Field:
 
 def _bent_page(x: Field, y: Field, random: np.random.Generator) -> Field:
     """Beside the spine of a book."""
-    return -np.exp(-np.abs(x - random.choice([-1.1, 1.1])) / 0.3) + 0.1 * np.sin(3 * y)
+    light: Field = -np.exp(-np.abs(x - random.choice([-1.1, 1.1])) / 0.3) + 0.1 * np.sin(3 * y)
+    return light
 
 
 KINDS: dict[str, Callable[[Field, Field, np.random.Generator], Field]] = {
