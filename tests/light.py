@@ -6,12 +6,13 @@ usage: python tests/light.py RUN [PICTURES]     (100 pictures in each of 8 kinds
 import io
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Field = NDArray[np.float64]  # (H, W)
+Field = NDArray[Any]  # (H, W)
 
 WIDTH, HEIGHT = 320, 260  # pixels of the photograph
 STRENGTHS = (0.7, 0.5, 0.35)  # light in the darkest part of the picture, as a share of the brightest
@@ -20,16 +21,19 @@ INK, PAPER = 0.12, 0.85  # reflectances
 
 def _lamp(x: Field, y: Field, random: np.random.Generator) -> Field:
     across, down = random.uniform(-0.9, 0.9, 2)
-    return np.exp(-((x - across) ** 2 + (y - down) ** 2) / 0.8)
+    light: Field = np.exp(-((x - across) ** 2 + (y - down) ** 2) / 0.8)
+    return light
 
 
 def _window(x: Field, y: Field, random: np.random.Generator) -> Field:
     angle = random.uniform(0, 2 * np.pi)
-    return np.cos(angle) * x + np.sin(angle) * y
+    light: Field = np.cos(angle) * x + np.sin(angle) * y
+    return light
 
 
 def _vignette(x: Field, y: Field, random: np.random.Generator) -> Field:
-    return 1 / (1 + random.uniform(0.5, 1) * (x**2 + y**2)) ** 2
+    light: Field = 1 / (1 + random.uniform(0.5, 1) * (x**2 + y**2)) ** 2
+    return light
 
 
 def _shadow(x: Field, y: Field, random: np.random.Generator) -> Field:
@@ -47,7 +51,8 @@ def _two_lamps(x: Field, y: Field, random: np.random.Generator) -> Field:
 
 def _bent_page(x: Field, y: Field, random: np.random.Generator) -> Field:
     """Beside the spine of a book."""
-    return -np.exp(-np.abs(x - random.choice([-1.1, 1.1])) / 0.3) + 0.1 * np.sin(3 * y)
+    light: Field = -np.exp(-np.abs(x - random.choice([-1.1, 1.1])) / 0.3) + 0.1 * np.sin(3 * y)
+    return light
 
 
 KINDS: dict[str, Callable[[Field, Field, np.random.Generator], Field]] = {

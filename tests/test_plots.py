@@ -103,7 +103,7 @@ def test_a_hundred_classes_have_counts_that_fit_their_cells() -> None:
     labels = np.arange(300) % 100
     figure = draw_confusion(labels, np.roll(labels, 1), [f"class {label}" for label in range(100)])
     height = figure.get_figheight() * 72 / 110  # points of a cell, at least
-    assert all(text.get_fontsize() < height for text in figure.axes[0].texts)
+    assert all(float(text.get_fontsize()) < height for text in figure.axes[0].texts)
     assert figure.axes[0].get_title() == "300 mistakes in 300 images"
 
 

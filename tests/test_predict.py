@@ -246,7 +246,7 @@ def test_from_python_folders_arrays_and_tensors_are_pictures_too(
 
 def test_a_network_whose_logits_are_not_finite_gives_no_answer(test_set: tuple[Tensor, Tensor]) -> None:
     network = MLP((28, 28), 10, (4,))
-    network.layers[0].weight.data.fill_(float("nan"))
+    torch.nn.init.constant_(next(network.parameters()), float("nan"))
     with pytest.raises(ValueError, match="logits that are not finite"):
         predict_images(network, test_set[0][:2])
 

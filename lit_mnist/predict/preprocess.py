@@ -106,6 +106,9 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
         smooth = 1 - smooth
     window = max(3, round(WINDOW * max(level.shape)))
     paper = ndimage.grey_closing(smooth, (window, window), mode="nearest")
+    corner = np.percentile(smooth[[0, 0, -1, -1], [0, -1, 0, -1]], 75)
+    if (paper - smooth).max() < FAINTEST and corner > smooth.max() - 0.15 * np.ptp(smooth):
+        paper = np.full_like(smooth, corner)  # even light, and ink too broad for the window
     difference = paper - smooth
     contrast = difference / np.maximum(paper, LEAST_ROOM)
     peak = float(contrast.max())
@@ -137,7 +140,7 @@ def _sheets(small: Grey) -> list[tuple[slice, ...]]:
 
 def _is_light_on_dark(small: Grey) -> bool:
     """The corners tell, where three of them are as light or dark as anything; else the majority around the ink."""
-    corners = (small[[0, 0, -1, -1], [0, -1, 0, -1]] - small.min()) / np.ptp(small)
+    corners = (small[[0, 0, -1, -1], [0, -1, 0, -1]] - small.min()) / max(float(np.ptp(small)), FAINTEST)
     if max(dark := int((corners < 0.15).sum()), int((corners > 0.85).sum())) >= 3:
         return dark >= 3
     window = max(3, round(WINDOW * max(small.shape)))
