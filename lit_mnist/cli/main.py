@@ -94,7 +94,8 @@ def _announce(options: Sequence[str]) -> None:
     config = given.get("--config", given.get("-c", ""))
     if config:
         config = find_config(config).stem
-    if {"--help", "-h", "--print_config"} & given.keys() or "LOCAL_RANK" in os.environ:
+    elsewhere = {"--help", "-h", "--print_config", "--ckpt_path"}  # where a named run goes on is seen later
+    if elsewhere & given.keys() or "LOCAL_RANK" in os.environ:
         return
     name = given.get("--name") or config or "unnamed"
     place = f"into {given['--run_dir']}" if given.get("--run_dir") else f"below logs/{name}"
