@@ -95,6 +95,13 @@ def test_one_epoch_of_few_images_is_learning_and_is_reported(tmp_path: Path) -> 
     assert "1 still learning when they ended, none failed" in (tmp_path / "report.md").read_text()
 
 
+def test_one_seed_each_is_no_problem(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=1)
+    assert main([str(tmp_path)]) == DONE
+    assert "## Beside" not in (tmp_path / "report.md").read_text()  # folded
+    assert "Beside the published runs" in (tmp_path / "report.md").read_text()
+
+
 def test_sixty_configurations_keep_a_short_first_screen_and_lose_none(tmp_path: Path) -> None:
     for lr in range(1, 11):
         for batch_size in (8, 16, 32, 64, 128, 256):
