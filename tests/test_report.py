@@ -204,7 +204,8 @@ def test_names_of_any_kind_are_reported_and_become_nothing_else(tmp_path: Path) 
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "<script" not in page
     assert "\x1b" not in page + text + (tmp_path / "results.csv").read_text()
-    assert "#c0ff00" in page
+    for name in ("$x^2$", "#c0ff00"):  # in the figures, neither a formula nor a colour
+        assert f">{name}</text>" in page
     assert not re.search(r"(?<!\\)\]\(", text)
     assert not re.search(r"(?<!\\)\$", text)
     assert "<pre>" not in page  # no line to paste
