@@ -20,7 +20,7 @@ COMMANDS = {
     "fit": ("lit_mnist.cli.fit:fit", "train a network and record the run"),
     "validate": ("lit_mnist.cli.evaluate:validate", "measure a trained network on the images held out of training"),
     "test": ("lit_mnist.cli.evaluate:test", "measure a trained network on the test images, and draw its mistakes"),
-    "predict": ("lit_mnist.predict.predict:main", "classify your own pictures"),
+    "predict": ("lit_mnist.predict.command:main", "classify your own pictures"),
     "study": ("lit_mnist.study:main", "run many configurations with several seeds each"),
     "report": ("lit_mnist.report:main", "say what the runs of a study show, with figures and tables"),
     "compare": ("lit_mnist.report.compare:main", "show what differs between two runs"),

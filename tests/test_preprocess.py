@@ -21,7 +21,13 @@ from pictures import (
 from PIL import Image, ImageDraw, ImageOps
 
 from lit_mnist.datasets.files import load
-from lit_mnist.predict.preprocess import grey, prepare, read
+from lit_mnist.predict.pictures import grey, read
+from lit_mnist.predict.preprocess import prepare as prepare_with_note
+
+
+def prepare(picture: Image.Image) -> Digit:
+    return prepare_with_note(picture)[0]
+
 
 FORMATS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "L.png": lambda page: page,
@@ -47,9 +53,12 @@ FORMATS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+DAMAGED = int(os.environ.get("DAMAGED", "6"))  # of each format; DAMAGED=300 takes a minute
+
+
 @pytest.fixture(scope="module")
-def digits(root: Path) -> list[Digit]:
-    return list(load("MNIST", root, "test")[0][:60].numpy())
+def digits() -> list[Digit]:
+    return list(load().test[0][:60].numpy())
 
 
 def difference(one: Digit, other: Digit) -> float:
@@ -102,7 +111,7 @@ def test_levels_may_lie_on_both_sides_of_0(digits: list[Digit]) -> None:
     assert difference(prepare(picture), prepare(page)) < 0.1
 
 
-def test_a_28x28_picture_is_kept_as_it_is_and_its_negative_is_inverted(digits: list[Digit]) -> None:
+def test_a_test_image_is_kept_as_it_is_and_its_negative_is_inverted(digits: list[Digit]) -> None:
     for digit in digits:
         assert np.array_equal(prepare(Image.fromarray(digit)), digit)
         assert np.array_equal(prepare(Image.fromarray(255 - digit)), digit)
@@ -291,7 +300,7 @@ def test_a_damaged_file_is_a_picture_or_a_sentence_but_never_a_crash(kind: str, 
     file = io.BytesIO()
     on_paper(digits[3]).convert("RGB").resize((64, 64)).save(file, kind)
     refused = 0
-    for number in range(60):
+    for number in range(DAMAGED):
         content = bytearray(file.getvalue())
         if number % 3 == 0:
             content = content[: random.integers(1, len(content))]
@@ -308,6 +317,38 @@ def test_a_damaged_file_is_a_picture_or_a_sentence_but_never_a_crash(kind: str, 
     assert refused > 0
 
 
+STROKES = {  # drawn with a pencil one pixel wide, (x, y)
+    1: [(16, 6), (11, 21)],
+    2: [(9, 9), (12, 6), (16, 7), (16, 11), (8, 20), (18, 20)],
+    7: [(8, 6), (18, 6), (12, 21)],
+}
+
+
+@pytest.mark.parametrize("digit", STROKES)
+def test_a_28x28_drawing_is_prepared_as_the_same_drawing_enlarged(digit: int) -> None:
+    page = Image.new("L", (28, 28), 255)
+    ImageDraw.Draw(page).line([(x - 3, y) for x, y in STROKES[digit]], fill=0, width=1)
+    assert difference(prepare(page), prepare(page.resize((112, 112), Image.Resampling.BICUBIC))) < 0.5
+    kept, _ = prepare_with_note(page, like_mnist=False)  # for networks of something else than digits
+    assert np.array_equal(kept, 255 - np.asarray(page))
+
+
+def test_other_image_sizes_have_boxes_in_proportion(digits: list[Digit]) -> None:
+    image, _ = prepare_with_note(on_paper(digits[0]), (56, 42))
+    rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
+    assert image.shape == (56, 42)
+    assert np.ptp(rows) + 1 <= 40
+    assert np.ptp(columns) + 1 <= 30
+
+
+def test_separate_shapes_are_noted_and_a_digit_of_two_strokes_is_not(digits: list[Digit]) -> None:
+    page = Image.new("L", (620, 280), 255)
+    for left, digit in ((0, digits[0]), (310, digits[1])):
+        page.paste(on_paper(digit), (left, 0))
+    assert prepare_with_note(page)[1].startswith("2 separate shapes are taken for one")
+    assert [prepare_with_note(on_paper(digit))[1] for digit in digits[:20]] == [""] * 20
+
+
 def test_preparing_pictures_needs_no_torch() -> None:
-    check = "import sys, lit_mnist.predict.preprocess, lit_mnist.predict.sheet; sys.exit('torch' in sys.modules)"
+    check = "import sys, lit_mnist.predict.preprocess, lit_mnist.predict.command; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
