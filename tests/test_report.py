@@ -95,6 +95,13 @@ def test_one_epoch_of_few_images_is_learning_and_is_reported(tmp_path: Path) -> 
     assert "1 still learning when they ended, none failed" in (tmp_path / "report.md").read_text()
 
 
+def test_one_seed_each_is_no_problem(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=1)
+    assert main([str(tmp_path)]) == DONE
+    assert "## Beside" not in (tmp_path / "report.md").read_text()  # folded
+    assert "Beside the published runs" in (tmp_path / "report.md").read_text()
+
+
 def test_sixty_configurations_keep_a_short_first_screen_and_lose_none(tmp_path: Path) -> None:
     for lr in range(1, 11):
         for batch_size in (8, 16, 32, 64, 128, 256):
@@ -157,7 +164,7 @@ def test_what_a_plain_trainer_logged_is_reported(tmp_path: Path) -> None:
     for version in (0, 1):
         folder = tmp_path / "lightning_logs" / f"version_{version}"
         folder.mkdir(parents=True)
-        (folder / "hparams.yaml").write_text("batch_size: 32\nhidden: !!python/tuple\n- 512\n- 256\nlr: 0.1\nclasses: 10\n")
+        (folder / "hparams.yaml").write_text("batch_size: 32\nhidden:\n- 512\n- 256\nlr: 0.1\nclasses: 10\n")
         epochs = [(1874, 0.35), (3749, 0.12), (5624, 0.08 + version / 100)]
         blocks = [(step - 1, 2.3 * 0.5 ** (step / 500)) for step in range(50, 5600, 50)]
         write_events(folder, {"train/loss": epochs, "train/loss_step": blocks, "test/accuracy": [(5625, 0.975)]})
@@ -197,7 +204,8 @@ def test_names_of_any_kind_are_reported_and_become_nothing_else(tmp_path: Path) 
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     assert "<script" not in page
     assert "\x1b" not in page + text + (tmp_path / "results.csv").read_text()
-    assert "#c0ff00" in page
+    for name in ("$x^2$", "#c0ff00"):  # in the figures, neither a formula nor a colour
+        assert f">{name}</text>" in page
     assert not re.search(r"(?<!\\)\]\(", text)
     assert not re.search(r"(?<!\\)\$", text)
     assert "<pre>" not in page  # no line to paste
@@ -243,7 +251,12 @@ def bad_runs(folder: Path) -> dict[str, bytes]:
     (folder / "killed" / "failure.json").write_text('{"reason": "it was killed"}')
     (folder / "events" / "hparams.yaml").write_text("lr: 0.1\nbatch_size: 32\n")
     (folder / "events" / "events.out.tfevents.1.x").write_bytes((2**62).to_bytes(8, "little") + b"....")
-    said |= {"pipe": b"not a regular file", "dangling": b"cannot be read", "circle": b"cannot be read", "anchors": b"aliases"}
+    said |= {
+        "pipe": b"not a regular file",
+        "dangling": b"cannot be read",
+        "circle": b"cannot be read",
+        "anchors": b"is not YAML",
+    }
     said |= {"unfinished": b"not finished", "killed": b"it was killed", "events": b"event file"}
     surrogate = os.fsdecode(b"latin\xe9")
     (folder / surrogate).mkdir()

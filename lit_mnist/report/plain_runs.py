@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
+from lit_mnist.record.configs import read_config
 from lit_mnist.record.result import RULE_VERSION, Result, judge, read_regular
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads tuples, too, which Lightning writes for hyperparameters."""
-
-
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))  # type: ignore[arg-type]
 
 
 def read_curves(folder: Path) -> dict[str, dict[int, float]]:
@@ -72,14 +65,8 @@ def read_plain_run(path: Path) -> Result:
 
 
 def _read_hyperparameters(path: Path) -> dict[str, Any]:
-    content = read_regular(path, 2**20)
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(content)):  # nested ones grow without bound
-            raise ValueError("hparams.yaml has aliases")
-        settings = yaml.load(content, _Loader)
-    except (yaml.YAMLError, RecursionError, OverflowError, UnicodeDecodeError):
-        raise ValueError("hparams.yaml is not YAML") from None
-    settings = settings if isinstance(settings, dict) else {}
+    read_regular(path, 2**20)  # never waits for a pipe
+    settings = read_config(path)
     if missing := [key for key in ("lr", "batch_size") if key not in settings]:
         raise ValueError(f"hparams.yaml holds no {' and no '.join(missing)}, so that there is nothing to compare the run by")
     return settings
