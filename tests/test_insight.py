@@ -1,23 +1,23 @@
 """Curvature, gradient noise and units, each against an independent computation, on real MNIST."""
 
-import gzip
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from curvlinops import HessianLinearOperator
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
-import lit_mnist
+from lit_mnist.datasets.files import load
 from lit_mnist.insight.activations import relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, batch_sharpness, random_batches, sharpness, top_eigenpair
 from lit_mnist.insight.noise import gradient_noise, squared_gradient_norms
 from lit_mnist.mlp import MLP
 
 Batch = tuple[Tensor, Tensor]
+# torch's own jvp and a dependency of curvlinops do
+USES_TORCHSCRIPT = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 
 
 def cross_entropy(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -27,11 +27,8 @@ def cross_entropy(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def mnist() -> Batch:
     """2,000 images, float32 in [0, 1]."""
-    folder = Path(lit_mnist.__file__).parent / "datasets" / "mnist"
-    with gzip.open(folder / "train-images-idx3-ubyte.gz") as images, gzip.open(folder / "train-labels-idx1-ubyte.gz") as labels:
-        pixels = np.frombuffer(images.read(16 + 2000 * 784), np.uint8, offset=16).reshape(-1, 1, 28, 28)
-        digits = np.frombuffer(labels.read(8 + 2000), np.uint8, offset=8)
-    return torch.tensor(pixels).float() / 255, torch.tensor(digits).long()
+    images, labels = load("MNIST").train
+    return images[:2000].unsqueeze(1).float() / 255, labels[:2000]
 
 
 def trained(module: nn.Module, batch: Batch, steps: int = 100, lr: float = 0.1) -> nn.Module:
@@ -42,7 +39,7 @@ def trained(module: nn.Module, batch: Batch, steps: int = 100, lr: float = 0.1) 
         gradients = torch.autograd.grad(loss, list(module.parameters()))
         with torch.no_grad():
             for parameter, gradient in zip(module.parameters(), gradients, strict=True):
-                parameter -= lr * gradient
+                parameter.sub_(lr * gradient)
     return module
 
 
@@ -67,8 +64,11 @@ def doubled(batch: Batch, count: int) -> Batch:
     return batch[0][:count].double(), batch[1][:count]
 
 
+@USES_TORCHSCRIPT
 @pytest.mark.parametrize("make", [small, convolutional])
-def test_hessian_vector_product_is_that_of_forward_over_reverse_differentiation(make, mnist: Batch) -> None:
+def test_hessian_vector_product_is_that_of_forward_over_reverse_differentiation(
+    make: Callable[[], nn.Module], mnist: Batch
+) -> None:
     module, (images, labels) = trained(make(), mnist), doubled(mnist, 50)
     hessian = Hessian(module, cross_entropy, images, labels)
     vector = torch.randn(len(hessian.gradient), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -79,7 +79,7 @@ def test_hessian_vector_product_is_that_of_forward_over_reverse_differentiation(
     def loss(values: dict[str, Tensor]) -> Tensor:
         return F.cross_entropy(torch.func.functional_call(module, values, (images,)), labels)
 
-    gradient, product = torch.func.jvp(torch.func.grad(loss), (parameters,), (tangents,))
+    gradient, product = torch.func.jvp(torch.func.grad(loss), (parameters,), (tangents,))[:2]
     expected = torch.cat([part.flatten() for part in product.values()])
     assert (hessian @ vector - expected).norm() < 1e-12 * expected.norm()
     assert torch.allclose(hessian.gradient, torch.cat([part.flatten() for part in gradient.values()]), rtol=1e-12, atol=1e-14)
@@ -109,10 +109,12 @@ def test_products_in_float32_are_those_in_float64_to_a_thousandth(mlp: nn.Module
     assert ((single @ single.gradient).double() - expected).norm() < 1e-3 * expected.norm()
 
 
+@USES_TORCHSCRIPT
 def test_sharpness_is_the_largest_eigenvalue_that_curvlinops_finds(mlp: nn.Module, mnist: Batch) -> None:
+    from curvlinops import HessianLinearOperator
+
     batch = mnist[0][:500], mnist[1][:500]
-    parameters = dict(mlp.named_parameters())
-    operator = HessianLinearOperator(mlp, nn.CrossEntropyLoss(), parameters, [batch], progressbar=False)
+    operator = HessianLinearOperator(mlp, nn.CrossEntropyLoss(), list(mlp.parameters()), [batch])
     expected = eigsh(operator.to_scipy(), k=1, which="LA", tol=1e-5, return_eigenvectors=False)[0]
     assert sharpness(mlp, cross_entropy, *batch) == pytest.approx(expected, rel=0.005)
 
@@ -156,9 +158,9 @@ def test_batch_sharpness_is_the_mean_of_the_curvatures_along_the_gradients(mnist
     for images, labels in batches:
         parameters = list(module.parameters())
         gradients = torch.autograd.grad(cross_entropy(module, images, labels), parameters, create_graph=True)
-        squares.append(sum(float(g.square().sum()) for g in gradients))
-        product = torch.autograd.grad(sum((g * g.detach()).sum() for g in gradients), parameters)
-        numerators.append(sum(float((h * g).sum()) for h, g in zip(product, gradients, strict=True)))
+        squares.append(sum(g.square().sum().item() for g in gradients))
+        product = torch.autograd.grad(gradients, parameters, [g.detach() for g in gradients])
+        numerators.append(sum((h * g).sum().item() for h, g in zip(product, gradients, strict=True)))
         ratios.append(numerators[-1] / squares[-1])
     measured = batch_sharpness(module, cross_entropy, batches)
     assert measured.mean == pytest.approx(np.mean(ratios), rel=1e-9)
@@ -167,7 +169,7 @@ def test_batch_sharpness_is_the_mean_of_the_curvatures_along_the_gradients(mnist
 
 
 @pytest.mark.parametrize("make", [small, convolutional])
-def test_noise_scale_is_that_of_a_loop_over_examples(make, mnist: Batch) -> None:
+def test_noise_scale_is_that_of_a_loop_over_examples(make: Callable[[], nn.Module], mnist: Batch) -> None:
     module, (images, labels) = trained(make(), mnist), doubled(mnist, 100)
     gradients = torch.stack([Hessian(module, cross_entropy, images[i : i + 1], labels[i : i + 1]).gradient for i in range(100)])
     trace = gradients.var(0).sum().item()
