@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_mnist.datasets.files import DataSet, load
 
 Batch = tuple[Tensor, Tensor]
+EXPERIMENT = ("batch_size", "dataset", "train_size", "val_size", "seed", "data_sha256")  # what a resumed run must share
 IMAGES_PER_EVALUATION_BATCH = 5000  # 20 MB of activations, and no faster when larger
 
 
@@ -171,7 +172,8 @@ class MNISTDataModule(pl.LightningDataModule):
             shuffled = torch.randperm(len(labels), generator=generator(self.seed, "validation split"))
             kept, held_out = shuffled[self.val_size :].sort().values, shuffled[: self.val_size].sort().values
             self._splits["val"] = _decoded(images[held_out], labels[held_out])
-        kept = kept[: self.train_size or left]
+        self.train_size = self.train_size or left
+        kept = kept[: self.train_size]
         self._splits["train"] = _decoded(images[kept], labels[kept])
         self._splits["test"] = _decoded(*self.data.test)
 
@@ -254,6 +256,8 @@ class MNISTDataModule(pl.LightningDataModule):
             "val_size": self.val_size,
             "seed": self.seed,
             "data_sha256": self.data.sha256,
+            "class_names": list(self.data.classes),
+            "root": self.root,
             "batches_into_epoch": batches,
         }
 
@@ -273,8 +277,9 @@ class MNISTDataModule(pl.LightningDataModule):
         if self._given_seed is None:
             self.seed = state_dict["seed"]
             self._split()
-        for name, value in self.state_dict().items():
-            if name != "batches_into_epoch" and state_dict[name] != value:
+        for name in EXPERIMENT:
+            value = self.state_dict()[name]
+            if state_dict[name] != value:
                 raise ValueError(f"{name} is {value}, but the run to resume was trained with {state_dict[name]}.")
 
 

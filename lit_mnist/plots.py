@@ -1,29 +1,210 @@
-"""The published plot of one run: training loss against epoch."""
+"""The pictures of one run: loss curve, confusion matrix, grids of images; and the style that every figure shares."""
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from cycler import cycler
+from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; hues too pale for white paper come last
+SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#8c6d31")
+INK, FAINT, ALARM = "#1f2328", "#d4d9df", "#b00020"
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color")
+STYLE: Final[dict[Any, Any]] = dict.fromkeys(INKED, INK) | {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.linewidth": 0.8,
+    "axes.prop_cycle": cycler(color=SERIES),
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+}
+MAKER = "lit_mnist"  # in the metadata of every PNG of ours, under "Software"
+SHOWN = 100  # images in one grid at most
+TILE, GAP = 1.0, 0.12  # inches: the side of an image in a grid, and the space around it
+LARGEST = 1e30  # losses beyond it are not drawn: matplotlib's arithmetic overflows
+
+
+@contextmanager
+def style(changes: Mapping[Any, Any] | None = None) -> Iterator[None]:
+    """Draws with `STYLE` and `changes` to it on top of matplotlib's defaults; a user's matplotlibrc has no say."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE | dict(changes or {}))
+        yield
+
+
+def plain(text: str, most: int = 80) -> str:
+    """Text from a user as a label: no formulas, only glyphs that the font has, the last `most` characters of each line."""
+    lines = (line if len(line) <= most else "…" + line[1 - most :] for line in text.split("\n"))
+    drawable = ("".join(each if _has_glyph(each) else "\N{REPLACEMENT CHARACTER}" for each in line) for line in lines)
+    return "\n".join(drawable).replace("$", r"\$")
 
 
 def draw_loss_curve(train_loss_by_epoch: Sequence[float], title: str) -> "Figure":
-    """Training loss (nats) against epoch (1-based)."""
+    """Training loss (nats) against epoch, the first epoch being 1; what is not finite leaves a gap."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlabel="epoch", ylabel="training loss (nats)", title=title)
-    axes.plot(range(1, len(train_loss_by_epoch) + 1), train_loss_by_epoch, marker="o", markersize=4, color="#0072B2")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
+    loss = np.asarray(train_loss_by_epoch, dtype=np.float64)
+    with style():
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.add_subplot(xlabel="epoch", ylabel="training loss (nats)", title=plain(title, 64))
+        axes.plot(np.arange(1, len(loss) + 1), np.where(np.abs(loss) < LARGEST, loss, np.nan), marker="o")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def draw_confusion(labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str]) -> "Figure":
+    """The confusion matrix, true classes by row. Right answers are counted but not coloured: they would hide everything else.
+
+    Args:
+        labels: True classes (N,), integers from 0.
+        predictions: Predicted classes (N,), integers from 0.
+        classes: Names of the classes, by label.
+    """
+    from matplotlib.figure import Figure
+
+    size = len(classes)
+    pairs = _array(labels).astype(np.int64) * size + _array(predictions).astype(np.int64)
+    counts = np.bincount(pairs, minlength=size**2).reshape(size, size)
+    right = int(counts.trace())
+    wrong = counts - np.diag(counts.diagonal())
+    few = size <= 12
+    cell, fontsize = (0.56, 9) if few else (0.27, 6)  # inches, points
+    names = [plain(name, 24) for name in classes]
+    turned = max(map(len, names)) > 2
+    with style({"axes.grid": False, "font.size": 9 if few else 7}):
+        figure = Figure(figsize=(cell * size + 1.4, cell * size + 1.0), layout="constrained")
+        title = f"{len(pairs) - right:,} mistakes in {len(pairs):,} images"
+        axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=title)
+        axes.imshow(wrong, cmap="Blues", vmin=0, vmax=max(1, wrong.max()))
+        axes.set_xticks(range(size), names, rotation=45 if turned else 0, ha="right" if turned else "center")
+        axes.set_yticks(range(size), names)
+        for row, column in np.argwhere(counts):
+            dark = wrong[row, column] > wrong.max() / 2
+            color = "0.45" if row == column else "white" if dark else "black"
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, fontsize=fontsize)
+    return figure
+
+
+def draw_mistakes(images: ArrayLike, labels: ArrayLike, logits: ArrayLike, classes: Sequence[str], most: int = 25) -> "Figure":
+    """The most confident mistakes, the most confident first: image, true class, predicted class, its probability.
+
+    Args:
+        images: (N, H, W) or (N, 1, H, W), uint8 or floating point, 0 background.
+        labels: True classes (N,), integers from 0.
+        logits: (N, number of classes), unnormalised log-probabilities.
+        classes: Names of the classes, by label.
+        most: How many to show at most.
+    """
+    from scipy.special import softmax
+
+    truth, pixels = _array(labels), _array(images)
+    probabilities = softmax(_array(logits).astype(np.float64), axis=1)
+    predictions, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong = np.flatnonzero(predictions != truth)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
+    between = " " if max(map(len, classes)) <= 2 else "\n"  # long names need a line each
+    captions = [
+        f"{classes[truth[index]]}{between}taken for {classes[predictions[index]]}\n{100 * confidence[index]:.1f} %"
+        for index in surest
+    ]
+    title = f"The {len(surest)} most confident of {len(wrong):,} mistakes"
+    if not len(wrong):
+        title = f"No mistake in {len(truth):,} images"
+    return draw_images([pixels[index].reshape(pixels.shape[-2:]) for index in surest], captions, title)
+
+
+def draw_images(
+    images: Sequence[NDArray[Any]],
+    captions: Sequence[str],
+    title: str,
+    beside: Sequence[NDArray[Any]] = (),
+    alarming: Collection[int] = (),
+    columns: int = 5,
+) -> "Figure":
+    """A grid of images with a caption under each.
+
+    Args:
+        images: Each (H, W) grey or (H, W, 3) colour, of any size; uint8, or floating point in [0, 1]. The first 100 are drawn.
+        captions: One for each image, lines separated by line breaks; of a line that is too long its end is shown.
+        title: One line above the grid.
+        beside: A second image for each, drawn at its right; or none.
+        alarming: Indices of captions set in red.
+        columns: Cells in a row.
+    """
+    from matplotlib.figure import Figure
+
+    shown, wide = min(len(images), SHOWN), 2 if len(beside) else 1
+    columns = max(1, min(columns, shown))
+    lines = max((caption.count("\n") + 1 for caption in captions[:shown]), default=0)
+    room = 1.6 if wide == 1 else 2.4 * TILE  # inches for an image and its caption
+    width, height = max(3.4, columns * (room + GAP) + GAP), TILE + 0.15 * lines + 2 * GAP
+    with style():
+        figure = Figure(figsize=(width, 0.45 + max(1, -(-shown // columns)) * height))
+        axes = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the top left: 200 of them take seconds
+        axes.text(figure.get_figwidth() / 2, 0.26, plain(title), ha="center", va="center", fontsize=11)
+        for index in range(shown):
+            row, column = divmod(index, columns)
+            middle, top = GAP + column * (room + GAP) + room / 2, 0.45 + row * height
+            for place, image in enumerate((images[index], *beside[index : index + 1])):
+                _place(axes, image, middle + (place - (wide - 1) / 2) * (TILE + GAP / 2), top + TILE / 2)
+            color = ALARM if index in alarming else INK
+            caption = plain(captions[index], round(room * 72 / (0.62 * 8)))  # 0.62 em: DejaVu's usual width of a character
+            axes.text(middle, top + TILE + 0.05, caption, ha="center", va="top", fontsize=8, color=color)
+        axes.set(xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0), aspect="auto")
+        axes.set_axis_off()
     return figure
 
 
 def as_png(figure: "Figure") -> bytes:
-    """The figure as a PNG file's bytes, without a date in it."""
+    """The figure as the content of a PNG file: without a date, with `MAKER` as the software that wrote it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    with style():
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": MAKER})
     return buffer.getvalue()
+
+
+def _place(axes: "Axes", image: NDArray[Any], x: float, y: float) -> None:
+    """Draws an image into a tile centred at (x, y), its proportions kept."""
+    height, width = (max(0.02, TILE * side / max(image.shape[:2])) for side in image.shape[:2])
+    extent = (x - width / 2, x + width / 2, y + height / 2, y - height / 2)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1, extent=extent)
+    left, right, bottom, top = extent
+    axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=FAINT, linewidth=0.7)
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """An array of anything array-like; of a tensor on any device, of any dtype."""
+    if not hasattr(values, "detach"):
+        return np.asarray(values)
+    tensor = values.detach().cpu()
+    return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)  # NumPy has no bfloat16
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(character: str) -> bool:
+    from matplotlib.font_manager import findfont, get_font
+
+    return bool(get_font(findfont(STYLE["font.family"])).get_char_index(ord(character)))

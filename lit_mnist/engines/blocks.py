@@ -1,200 +1,198 @@
-"""What training is fed with: the order of an epoch, and blocks of consecutive SGD batches cut from it."""
+"""Block stepping: a module performs many SGD steps per call of the Trainer's `training_step`, by an engine.
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+The Trainer's work around each `training_step` takes longer than an SGD step of this network. A block of 4,096 images makes it
+vanish; the SGD steps, their order and their bits stay the same.
+"""
 
+from typing import Any, Literal, TypeVar, cast
+
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from torch import Tensor
 
-IMAGES_PER_BLOCK = 4096  # a tenth of a second to a second of CPU work, beside which the Trainer's 2 ms per block vanish
+from lit_mnist.data import EpochLoader
+from lit_mnist.engines.exact import Engine, ExactEngine
+from lit_mnist.lit_mlp import Batch, LitMLP
+
+EngineName = Literal["exact", "fast"]
+Module = TypeVar("Module", bound=LitMLP)
+
+IMAGES_PER_BLOCK = 4096  # a tenth of a second to a second of CPU work, beside which the Trainer's 2 ms vanish
+# What the Trainer calls at every SGD step, and in blocks would call once per block or never.
+CALLBACK_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
+MODULE_HOOKS = (
+    *CALLBACK_HOOKS,
+    "training_step",
+    "backward",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "configure_gradient_clipping",
+    "lr_scheduler_step",
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+)
 
 
-def generator(seed: int, purpose: str) -> torch.Generator:
-    """A random generator of its own for each (seed, purpose), independent of the global random state.
+def in_blocks(module: Module, engine: EngineName = "exact", steps_per_block: int = 0) -> Module:
+    """Makes a `LitMLP` step in blocks: `trainer.fit(in_blocks(LitMLP()), datamodule=MNISTDataModule())`.
 
-    Hashed, because torch's CPU generator uses the low 32 bits of its seed only: `seed * n + epoch` would collide.
-    """
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
-
-class EpochOrder:
-    """The order in which an epoch visits the training images: a permutation that depends on (seed, epoch) alone.
-
-    Args:
-        images: Number of training images, at least 1.
-        seed: Any integer.
-
-    Attributes:
-        epoch: 0-based; the Trainer sets it through `set_epoch` before each epoch.
-    """
-
-    def __init__(self, images: int, seed: int) -> None:
-        self.images = images
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def permutation(self) -> Tensor:
-        """Indices (images,) int64, on the CPU whatever the training device, so that every device sees one order."""
-        return torch.randperm(self.images, generator=generator(self.seed, f"epoch {self.epoch}"))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one SGD step sees on this device.
-
-    Attributes:
-        images: (n, 1, 28, 28) floating point in [0, 1].
-        labels: (n,) int64 in 0..9.
-        weight: Factor for the mean loss of these n images that makes the mean over devices the mean over the whole batch:
-            1 except where devices share a batch that they cannot split evenly.
-    """
-
-    images: Tensor
-    labels: Tensor
-    weight: float = 1.0
-
-
-class Block:
-    """Consecutive SGD batches of one epoch, gathered into one tensor. Iterating draws them in order, each at most once.
-
-    Not a dataclass: the Trainer would take a copy of one, and the loader see no batch drawn.
+    Its checkpoints stay those of the plain module, and may be loaded by either.
 
     Args:
-        images: (n, 1, 28, 28) floating point in [0, 1], the batches one after another.
-        labels: (n,) int64 in 0..9.
-        sizes: Images per batch on this device.
-        weights: `Batch.weight` of each.
-        first: Index in the epoch of the first batch, 0-based.
-        grid: SGD steps per full block; blocks end at multiples of it, wherever they begin.
+        module: A `LitMLP` or a subclass that overrides nothing that happens at a single SGD step. It is changed in place.
+        engine: exact: the bits of a plain PyTorch loop. fast: rounded differently, CPU only.
+        steps_per_block: SGD steps per `training_step`; 0: as many as 4,096 images hold.
 
-    Attributes:
-        drawn: Batches drawn so far. A block may be left half drawn: the loader's state says where to go on.
+    Returns:
+        The same module. `Trainer.fit` raises ValueError if it was configured with something that needs single steps.
     """
-
-    def __init__(
-        self, images: Tensor, labels: Tensor, sizes: list[int], weights: list[float], first: int = 0, grid: int = 1
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.sizes = sizes
-        self.weights = weights
-        self.first = first
-        self.grid = grid
-        self.drawn = 0
-
-    @classmethod
-    def of_one_batch(cls, images: Tensor, labels: Tensor) -> "Block":
-        return cls(images, labels, [len(labels)], [1.0])
-
-    @property
-    def is_drawn(self) -> bool:
-        return self.drawn == len(self.sizes)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def __iter__(self) -> Iterator[Batch]:
-        start = sum(self.sizes[: self.drawn])
-        while not self.is_drawn:
-            size, weight = self.sizes[self.drawn], self.weights[self.drawn]
-            self.drawn += 1
-            yield Batch(self.images[start : start + size], self.labels[start : start + size], weight)
-            start += size
+    if engine not in ("exact", "fast"):
+        raise ValueError(f"engine must be exact or fast, not {engine}.")
+    if steps_per_block < 0:
+        raise ValueError(f"steps_per_block must be at least 1, or 0 for the default, not {steps_per_block}.")
+    kind = type(module)
+    # as torch's own parametrize and fully_shard do: everything but the stepping stays the user's class
+    module.__class__ = type(kind.__name__, (_BlockStepping, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    module.automatic_optimization = False
+    stepping = cast(_BlockStepping, module)
+    stepping.engine_name, stepping.chosen_steps_per_block = engine, steps_per_block
+    return module
 
 
-class BlockLoader:
-    """Cuts each epoch's order into SGD batches and hands them out in blocks, from a data set that sits on the device.
+class _BlockStepping(LitMLP):
+    """The part of a module that `in_blocks` adds."""
 
-    Args:
-        images: (N, 1, 28, 28) floating point in [0, 1], on the training device.
-        labels: (N,) int64 in 0..9, on the training device.
-        order: Gives the epoch's permutation.
-        batch_size: Images per SGD step over all devices, 1..N.
-        steps_per_block: SGD steps per block, at least 1. Which steps are made does not depend on it.
-        rank, devices: Which share of each batch is this device's.
-        in_blocks: False hands out plain (images, labels) batches, for a module that knows no blocks.
-    """
+    engine_name: EngineName
+    chosen_steps_per_block: int
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        order: EpochOrder,
-        batch_size: int,
-        steps_per_block: int,
-        rank: int = 0,
-        devices: int = 1,
-        in_blocks: bool = True,
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.sampler = order  # the name under which the Trainer looks for set_epoch
-        self.batch_size = batch_size
-        self.steps_per_block = steps_per_block if in_blocks else 1
-        self.rank = rank
-        self.devices = devices
-        self.in_blocks = in_blocks
-        self.steps_per_epoch = -(-len(labels) // batch_size)
-        self.start = (0, 0)  # an epoch, and the batch with which its passes begin: that of a run resumed within it
-        self._block: Block | None = None
+    def steps_per_block(self, batch_size: int) -> int:
+        """Returns the number of SGD steps that the data module hands out at once."""
+        return self.chosen_steps_per_block or max(1, IMAGES_PER_BLOCK // batch_size)
 
-    def __len__(self) -> int:
-        """Blocks per epoch."""
-        return -(-self.steps_per_epoch // self.steps_per_block)
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        if type(optimizer) is torch.optim.SGD and self.mlp.dtype in (torch.float32, torch.float64):
+            for group in optimizer.param_groups:
+                group["fused"] = True  # the same bits in one call instead of one per parameter; not so in half precision
+        return optimizer
 
-    @property
-    def _first(self) -> int:
-        """Batch with which a pass of the current epoch begins."""
-        epoch, step = self.start
-        return step if epoch == self.sampler.epoch else 0
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if reason := why_single_steps(self, self.trainer):
+            raise ValueError(f"{reason}; train the module without in_blocks.")
 
-    def __iter__(self) -> Iterator[Block | tuple[Tensor, Tensor]]:
-        # The Trainer asks for an iterator before it sets the epoch, so nothing may be computed before the first `next`.
-        permutation = self.sampler.permutation().to(self.labels.device)
-        first = self._first
-        while first < self.steps_per_epoch:
-            end = min((first // self.steps_per_block + 1) * self.steps_per_block, self.steps_per_epoch)
-            self._block = self._gather(permutation, first, end)
-            if self.in_blocks:
-                yield self._block
-            else:
-                (batch,) = self._block
-                yield batch.images, batch.labels
-            first = end
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if len(self.trainer.optimizers) != 1 or self.trainer.lr_scheduler_configs:
+            raise ValueError("blocks of SGD steps take one optimizer and no learning-rate scheduler; train without in_blocks.")
+        (optimizer,) = self.trainer.optimizers
+        self.engine = self._make_engine(optimizer)
 
-    def _gather(self, permutation: Tensor, first: int, end: int) -> Block:
-        shares = [batch.tensor_split(self.devices) for batch in self._batches(permutation, first, end)]
-        indices = torch.cat([share[self.rank] for share in shares])
-        sizes = [len(share[self.rank]) for share in shares]
-        weights = [len(share[self.rank]) * self.devices / sum(map(len, share)) for share in shares]
-        return Block(
-            self.images.index_select(0, indices),
-            self.labels.index_select(0, indices),
-            sizes,
-            weights,
-            first,
-            self.steps_per_block,
-        )
+    def _make_engine(self, optimizer: torch.optim.Optimizer) -> Engine:
+        if self.engine_name == "exact":
+            return ExactEngine(self, optimizer)
+        from lit_mnist.engines.fast import FastEngine
 
-    def _batches(self, permutation: Tensor, first: int, end: int) -> Sequence[Tensor]:
-        return torch.split(permutation[first * self.batch_size : end * self.batch_size], self.batch_size)
+        plain = torch.optim.SGD([torch.empty(0)], lr=self.lr).defaults | {"fused": optimizer.defaults.get("fused")}
+        if type(optimizer) is not torch.optim.SGD or optimizer.defaults != plain:
+            raise ValueError("engine fast replaces plain SGD only, but this module configures another optimizer; use exact.")
+        if getattr(type(self), "batch_loss") is not LitMLP.batch_loss or type(self).forward is not LitMLP.forward:  # noqa: B009
+            raise ValueError("engine fast minimises cross-entropy only, but this module has another batch_loss; use exact.")
+        return FastEngine(self.mlp, self.lr)
 
-    def limit_blocks(self, blocks: int) -> None:
-        """Ends each epoch after so many blocks, as the Trainer's `limit_train_batches` demands."""
-        self.steps_per_epoch = min(self.steps_per_epoch, blocks * self.steps_per_block)
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        images, labels = batch
+        loader, step, limit = self.trainer.train_dataloader, self.trainer.global_step, self.trainer.max_steps
+        size = loader.batch_size if isinstance(loader, EpochLoader) else len(labels)
+        if limit >= 0:
+            images, labels = images[: (limit - step) * size], labels[: (limit - step) * size]
+        losses = self.engine.steps(images.to(self.mlp.dtype), labels, size)
+        _count_steps(self.trainer, len(losses))
+        mean = losses.mean()
+        self.log("train/loss_step", mean, prog_bar=True)
+        self.log("train/loss", mean, on_step=False, on_epoch=True, batch_size=len(losses))
+        self._log_position()
+        return {"loss": mean, "losses": losses}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the newest pass stands; at its end, the start of the next epoch."""
-        step = self._first if self._block is None else self._block.first + self._block.drawn
-        at_end = step == self.steps_per_epoch
-        return {"epoch": self.sampler.epoch + at_end, "step": 0 if at_end else step}
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        self._log_position()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the passes of that epoch begin where `state_dict` was taken."""
-        self.start, self._block = (state["epoch"], state["step"]), None
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if self.trainer.state.fn == "fit":
+            self._log_position()
+
+    def _log_position(self) -> None:
+        self.log("step", float(self.trainer.global_step))  # the x that loggers use, which would otherwise count blocks
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        _agree_on_steps(checkpoint)
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, EpochLoader) and "MNISTDataModule" in checkpoint:  # max_steps may end within a block
+            checkpoint["MNISTDataModule"]["batches_into_epoch"] = self.trainer.global_step % loader.steps_per_epoch
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        _agree_on_steps(checkpoint)
+
+
+def _count_steps(trainer: pl.Trainer, steps: int) -> None:
+    """Adds steps that bypassed the Trainer's optimizer wrapper to `global_step`."""
+    total = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+    total.ready += steps
+    total.completed += steps
+
+
+def _agree_on_steps(checkpoint: dict[str, Any]) -> None:
+    """Lets both of the Trainer's counters of SGD steps say the same, so that steps in blocks or single ones may follow."""
+    loop, steps = checkpoint.get("loops", {}).get("fit_loop"), checkpoint["global_step"]
+    if loop:
+        loop["epoch_loop.manual_optimization.optim_step_progress"]["total"].update(ready=steps, completed=steps)
+        loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"].update(ready=steps, completed=steps)
+
+
+def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
+    """Says what needs the Trainer to perform each SGD step by itself; an empty string if nothing does."""
+    options = {
+        "devices": trainer.world_size == 1,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches == 1,
+        "gradient_clip_val": not trainer.gradient_clip_val,
+        "limit_train_batches": isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1.0,  # type: ignore[attr-defined]
+        "val_check_interval": isinstance(trainer.val_check_interval, float) and trainer.val_check_interval == 1.0,  # type: ignore[attr-defined]
+        "overfit_batches": not trainer.overfit_batches,  # type: ignore[attr-defined]
+        "fast_dev_run": not trainer.fast_dev_run,  # type: ignore[attr-defined]
+        "precision 16-mixed": trainer.scaler is None,
+    }
+    for name, works_in_blocks in options.items():
+        if not works_in_blocks:
+            return f"{name} counts single mini-batches" if "_batches" in name or "interval" in name else f"{name} needs single steps"
+    own = next(kind for kind in type(module).__mro__ if kind.__name__ != _BlockStepping.__name__ and not _is_made_here(kind))
+    for hook in MODULE_HOOKS:
+        if getattr(own, hook) is not getattr(LitMLP, hook):
+            return f"{own.__name__}.{hook} is called at every SGD step"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for hook in CALLBACK_HOOKS:
+            if not _works_in_blocks(callback) and getattr(type(callback), hook) is not getattr(pl.Callback, hook):
+                return f"{type(callback).__name__}.{hook} is called at every SGD step"
+    return ""
+
+
+def _is_made_here(kind: type) -> bool:
+    return _BlockStepping in kind.__bases__
+
+
+def _works_in_blocks(callback: pl.Callback) -> bool:
+    if isinstance(callback, ModelCheckpoint):
+        return "'every_n_train_steps': 0" in callback.state_key and "'train_time_interval': None" in callback.state_key
+    return isinstance(callback, ProgressBar) or getattr(callback, "works_in_blocks", False)

@@ -1,43 +1,51 @@
-"""SGD by autograd and the optimizer of torch: the bits of a plain PyTorch loop."""
+"""Engines: many SGD steps in one call. The exact one computes the bits of a plain PyTorch loop, on any device."""
 
-from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Protocol
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from lit_mnist.engines.blocks import Batch, Block
+from lit_mnist.lit_mlp import LitMLP
 
 
-def exact_steps(module: pl.LightningModule, block: Block, loss_of: Callable[[Batch], Tensor]) -> Iterator[Tensor]:
-    """Performs one SGD step per batch of a block, on any device, in any precision, in any number of processes.
+class Engine(Protocol):
+    """Trains a network in place."""
+
+    def steps(self, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """Performs one SGD step on every `batch_size` consecutive images, and one on what is left.
+
+        Args:
+            images: (N, 1, height, width) floating point in [0, 1], N at least 1, on the network's device.
+            labels: (N,) int64.
+            batch_size: Images per SGD step, at least 1.
+
+        Returns:
+            The loss of each mini-batch before its step, (steps,), in nats.
+        """
+
+
+class ExactEngine:
+    """Steps by autograd and the module's own optimizer: the same bits as a plain PyTorch loop.
 
     Args:
-        module: Whose parameters its optimizer trains; in `training_step`.
-        block: The batches.
-        loss_of: The scalar to minimise, of a batch.
-
-    Yields:
-        The loss (1,) of each batch, after its step.
+        module: Computes the loss with `batch_loss`.
+        optimizer: The optimizer of its parameters.
     """
-    optimizer = cast(LightningOptimizer, module.optimizers())
-    parameters = list(module.parameters())
-    autocast = torch.is_autocast_enabled(module.device.type)
-    # The Trainer's way around backward and step averages gradients over devices and scales those of float16. Where it
-    # does neither it would only cost time: its hooks are called once per block, not per SGD step.
-    direct = module.trainer.world_size == 1 and module.trainer.scaler is None
-    for batch in block:
-        for parameter in parameters:
-            parameter.grad = None
-        loss = loss_of(batch)
-        if direct:
+
+    def __init__(self, module: LitMLP, optimizer: torch.optim.Optimizer) -> None:
+        self.module = module
+        self.optimizer = optimizer
+
+    def steps(self, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """Performs SGD steps as `Engine.steps` describes."""
+        autocast = torch.is_autocast_enabled(images.device.type)
+        losses = []
+        for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            self.optimizer.zero_grad()
+            loss = self.module.batch_loss(*batch)
             loss.backward()
-            optimizer.optimizer.step()
-        else:
-            module.manual_backward(loss)
-            optimizer.step()
-        if autocast:
-            torch.clear_autocast_cache()  # it holds the weights as they were before this step
-        yield loss.detach().view(1)
+            self.optimizer.step()
+            if autocast:
+                torch.clear_autocast_cache()  # it holds the weights as they were before this step
+            losses.append(loss.detach())
+        return torch.stack(losses)

@@ -1,127 +1,205 @@
-"""Checkpoints on disk: written durably, checked before use, loaded without running any of what is in them."""
+"""Checkpoints on disk: found, checked before use, and loaded as data, so that nothing in a file can run."""
 
-import io
 import pickle
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
-from typing_extensions import override
+from lit_mnist.record.folder import RunFolder
+from lit_mnist.record.printable import one_line
 
-from lit_mnist.mlp import MLP
-from lit_mnist.record.atomic import write_durably
-from lit_mnist.training.processes import from_first
+if TYPE_CHECKING:
+    from torch import Tensor
 
-CHECKPOINT_FORMAT = 1
-KEPT = 2  # the newest, and the one before it in case the newest is damaged later
+    from lit_mnist.mlp import MLP
+
+LARGEST_FILE = 4 * 2**30  # bytes
+LARGEST_PICKLE = 4 * 2**20  # bytes of everything but the weights; a run of 1,000 epochs has 1 MB
+MOST_LAYERS = 100
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network from a checkpoint.
+
+    Attributes:
+        mlp: float32, on the CPU, in eval mode; its weights are finite.
+        path: The checkpoint file.
+        dataset: Name or folder of the data set that it was trained on; "" where the checkpoint does not say.
+        class_names: Names of the classes, by label.
+    """
+
+    mlp: "MLP"
+    path: Path
+    dataset: str
+    class_names: tuple[str, ...]
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours onto the CPU. Only tensors and plain values are unpickled, never code.
+    """Reads a checkpoint onto the CPU. Only tensors and plain values are unpickled, never code.
+
+    Returns:
+        Lightning's checkpoint of a `LitMLP`, by `fit` or by anybody's Trainer.
 
     Raises:
-        ValueError: The file is missing, damaged, not a checkpoint of lit_mnist, or of another format.
+        ValueError: The file is missing, damaged, too large, or not such a checkpoint.
     """
-    checkpoint = _unpickled(path)
+    checkpoint = _unpickle(path)
+    name = one_line(str(path))
     if not isinstance(checkpoint, dict) or not all(
-        isinstance(checkpoint.get(part), dict) for part in ("lit_mnist", "state_dict", "hyper_parameters")
+        isinstance(checkpoint.get(part), dict) for part in ("state_dict", "hyper_parameters")
     ):
-        raise ValueError(f"{path} is not a checkpoint of lit_mnist.")
-    written = checkpoint["lit_mnist"].get("format")
-    if written != CHECKPOINT_FORMAT:
-        raise ValueError(f"{path} has format {written}, but this version of lit_mnist reads format {CHECKPOINT_FORMAT}.")
+        raise ValueError(f"{name} is not a checkpoint of lit_mnist.")
+    if "lit_mnist" in checkpoint:
+        raise ValueError(f"{name} was written by lit_mnist 1.0, which resumed within epochs; train the run again, or use 1.0.")
+    for key, value in _tensors(checkpoint):
+        if not _is_ordinary(value):
+            raise ValueError(f"{name} holds {one_line(key)}, which is not an ordinary tensor; it was not used.")
     return checkpoint
 
 
-def _unpickled(path: Path) -> Any:
+def _unpickle(path: Path) -> Any:
+    import torch
+
+    name = one_line(str(path))
+    if re.match(r"\w{2,}:/", str(path)):  # of https://, a Path keeps one slash
+        raise ValueError(f"{name} is an address, not a path; download the file and name it.")
+    if not path.exists():
+        raise ValueError(f"{name} does not exist; name a run folder or a checkpoint file.")
+    if not path.is_file():
+        raise ValueError(f"{name} is not a file.")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not check the CRC-32 of what it reads
-            damaged = archive.testzip()
-        if not damaged:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist.") from None
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError(f"{name} has compressed parts, which no checkpoint has; it was not used.")
+            plain = sum(member.file_size for member in members if member.filename.endswith(".pkl"))
+            if sum(member.file_size for member in members) > min(path.stat().st_size, LARGEST_FILE) or plain > LARGEST_PICKLE:
+                raise ValueError(f"{name} is larger than a checkpoint can be; it was not used.")
+            damaged = archive.testzip()  # torch.load does not compare the checksums
+        if damaged:
+            raise ValueError(f"{name} is damaged (its part {one_line(damaged)} is not what was written).")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except ValueError:
+        raise
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}.") from None
     except pickle.UnpicklingError:
-        raise ValueError(f"{path} holds more than tensors and plain values; it was not loaded, and none of it ran.") from None
+        raise ValueError(f"{name} holds more than tensors and plain values; it was not loaded, and none of it ran.") from None
     except Exception:  # anybody may have written it: zipfile and torch raise whatever they stumble over
-        raise ValueError(f"{path} is not a checkpoint, or only a part of one.") from None
-    raise ValueError(f"{path} is damaged (its part {damaged} is not what was written).")
+        raise ValueError(f"{name} is not a checkpoint, or only a part of one.") from None
 
 
-def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run folder, newest first."""
-    return sorted((run / "checkpoints").glob(f"step={8 * '[0-9]'}.ckpt"), reverse=True)  # a callback may save its own there
+def _tensors(value: Any, key: str = "") -> Iterator[tuple[str, "Tensor"]]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _tensors(each, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each, key)
+
+
+def _is_ordinary(tensor: "Tensor") -> bool:
+    """Returns True for a dense CPU tensor that owns as much memory as its shape says."""
+    import torch
+
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_complex()
+        and not tensor.is_quantized
+        and tensor.is_contiguous()
+        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    )
 
 
 def find_checkpoint(run_or_file: Path) -> Path:
-    """The newest whole checkpoint of a run folder, or the file itself.
+    """Finds the newest whole checkpoint of a run folder, of the newest run below a folder, or takes the file itself.
 
     Says on stderr which damaged ones it passed over.
 
     Raises:
         ValueError: There is none.
     """
-    if re.match(r"\w{2,}:/", str(run_or_file)):  # of https://, a Path keeps one slash
-        raise ValueError(f"{run_or_file} is an address, not a path; nothing is fetched.")
     if not run_or_file.is_dir():
         read_checkpoint(run_or_file)
         return run_or_file
-    for path in list_checkpoints(run_or_file):
+    for path in _candidates(run_or_file):
         try:
             read_checkpoint(path)
         except ValueError as damage:
             print(f"lit_mnist: {damage} Trying the one before it.", file=sys.stderr)
         else:
             return path
-    raise ValueError(f"{run_or_file} holds no usable checkpoint.")
+    raise ValueError(f"{one_line(str(run_or_file))} holds no usable checkpoint; name a run folder, such as logs/lr0.1/version_0.")
 
 
-def data_of(path: Path) -> dict[str, Any]:
-    """What the data module said of itself when a checkpoint was saved: data set, sizes, seed; empty where there was another."""
-    data: dict[str, Any] = read_checkpoint(path).get("MNISTDataModule", {})
-    return data
+def _candidates(folder: Path) -> list[Path]:
+    if found := RunFolder(folder).checkpoints:
+        return found
+    saved_by_others = [path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()]
+    if saved_by_others:
+        return sorted(saved_by_others, key=lambda path: path.stat().st_mtime, reverse=True)
+    runs = [RunFolder(path.parent) for path in folder.glob("*/checkpoints")]
+    newest = sorted((run.checkpoints[0].stat().st_mtime, str(run.path), run) for run in runs if run.checkpoints)
+    return newest[-1][2].checkpoints if newest else []
 
 
-def load_mlp(run_or_file: Path) -> MLP:
-    """The network of a run's newest checkpoint or of a checkpoint file, float32, on the CPU, in eval mode.
+def load_network(run_or_file: Path) -> TrainedNetwork:
+    """Loads the network of a run's newest checkpoint or of a checkpoint file.
 
     Raises:
-        ValueError: As `find_checkpoint`, or the file's weights do not fit the network that it describes.
+        ValueError: As `find_checkpoint`; or the weights are not finite, or do not fit the network that the file describes.
     """
+    import torch
+
     path = find_checkpoint(Path(run_or_file))
     checkpoint = read_checkpoint(path)
+    mlp = build_mlp(checkpoint, path)
+    if not all(bool(weights.isfinite().all()) for weights in mlp.state_dict().values()):
+        raise ValueError(f"{one_line(str(path))} holds weights that are not finite, as a diverged run leaves; it cannot be used.")
+    with torch.inference_mode():
+        if not mlp(torch.rand(1, *mlp.image_shape, generator=torch.Generator().manual_seed(0))).isfinite().all():
+            raise ValueError(f"{one_line(str(path))} computes logits that are not finite; it cannot be used.")
+    data = checkpoint.get("MNISTDataModule")
+    data = data if isinstance(data, dict) else {}
+    names = data.get("class_names")
+    if not (isinstance(names, list) and len(names) == mlp.classes and all(isinstance(name, str) for name in names)):
+        names = [str(label) for label in range(mlp.classes)]
+    return TrainedNetwork(mlp, path, str(data.get("dataset", "")), tuple(names))
+
+
+def build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
+    """Builds the network that a checkpoint describes, with its weights in float32, in eval mode.
+
+    Raises:
+        ValueError: The checkpoint describes another network than its weights are of.
+    """
+    import inspect
+
+    import torch
+
+    from lit_mnist.mlp import MLP
+
+    described = checkpoint["hyper_parameters"]
+    weights = {
+        name.removeprefix("mlp."): value for name, value in checkpoint["state_dict"].items() if str(name).startswith("mlp.")
+    }
     try:
+        config = {name: described[name] for name in inspect.signature(MLP).parameters if name in described}
+        if len(config["hidden"]) > MOST_LAYERS or not all(value.is_floating_point() for value in weights.values()):
+            raise ValueError
         with torch.device("meta"):  # no memory, and no random numbers, for weights that are replaced at once
-            mlp = MLP(checkpoint["hyper_parameters"]["hidden"])
-        weights = {name.removeprefix("mlp."): value for name, value in checkpoint["state_dict"].items()}
+            mlp = MLP(**config)
         mlp.load_state_dict(weights, assign=True)
-    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError):
-        raise ValueError(f"{path} holds another network than lit_mnist's MLP.") from None
+    except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, OverflowError):
+        raise ValueError(f"{one_line(str(path))} holds another network than lit_mnist's MLP.") from None
     return mlp.float().eval()
-
-
-class DurableCheckpointIO(CheckpointIO):
-    """The Trainer's way to the disk: whole files, the one before kept, nothing unpickled but plain values."""
-
-    @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_durably(Path(path), buffer.getvalue())
-        if Path(path).parent.name == "checkpoints":
-            for old in list_checkpoints(Path(path).parent.parent)[KEPT:]:
-                self.remove_checkpoint(old)
-
-    @override
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        return from_first(lambda: read_checkpoint(Path(path)))  # other hosts may not see the file
-
-    @override
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)

@@ -1,70 +1,35 @@
-"""Whether a run may go on from a checkpoint: only if it then ends as it would have uninterrupted."""
+"""What makes two runs the same experiment: one flat mapping of plain values, stored in checkpoint and result, compared here.
 
-import sys
-from pathlib import Path
+`lit_mnist.training.train` builds it from the network's hyperparameters, the data and the Trainer's options. The environment
+(versions, threads, processor, engine) may change the last bits of a result, but not what is measured.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
-from lit_mnist.record.checkpoint import load_mlp, read_checkpoint
-from lit_mnist.training.run import Run
+LIMITS = ("max_epochs", "max_steps")  # a run may be made longer, but not shorter than it is
 
 
-def check_same_experiment(run: Run, start: Path) -> list[str]:
-    """Compares a run with the one that saved a checkpoint.
+def refuse_other_experiment(now: Mapping[str, Any], then: Mapping[str, Any], epochs: int, steps: int) -> None:
+    """Compares the experiment of a run with that of a checkpoint to resume from.
 
     Args:
-        run: Its data module set up; nothing trained yet.
-        start: The checkpoint.
-
-    Returns:
-        What may make the bits, but not the sense, of the result differ. It has been said on stderr.
+        now, then: Experiments, of the run and of the checkpoint.
+        epochs, steps: What the checkpoint's run has done.
 
     Raises:
-        ValueError: The experiment would be another one; names what differs, and both values.
+        ValueError: They differ; the message names both values.
     """
-    checkpoint = read_checkpoint(start)
-    try:
-        run.model.check_same_experiment(checkpoint["hyper_parameters"])
-        run.data.load_state_dict(checkpoint["MNISTDataModule"])
-        begun = checkpoint["callbacks"]["RunRecord"]
-        _check_history(begun["history"], checkpoint["global_step"], checkpoint["lit_mnist"]["steps_per_epoch"])
-        _check_settings(run.record.settings, begun["settings"])
-        _check_end(run, checkpoint["global_step"], checkpoint["lit_mnist"]["steps_per_epoch"])
-        load_mlp(start)  # its weights are of the network that it describes
-        return _warn_of_other_bits(run.record.environment, begun["environment"])
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{start} was not saved by the command fit: there is no run to go on with.") from None
-
-
-def _check_history(history: dict[str, Any], steps: int, steps_per_epoch: int) -> None:
-    """A callback of the user's may have saved between the end of an epoch and the record of it."""
-    recorded = len(history["train_loss_by_epoch"])
-    if recorded < steps // steps_per_epoch:
-        raise ValueError(
-            f"the checkpoint was saved after {steps // steps_per_epoch} epochs, {recorded} of which are in its record; "
-            "go on with one of those that are called step=N.ckpt."
-        )
-
-
-def _check_settings(now: dict[str, Any], then: dict[str, Any]) -> None:
-    for name, value in now.items():
-        if value != then[name]:
-            raise ValueError(f"{name} is {value}, but the run to continue was trained with {then[name]}.")
-
-
-def _check_end(run: Run, steps: int, steps_per_epoch: int) -> None:
-    """The run may be made longer, but not shorter than it is."""
-    for name, limit, done in (
-        ("max_epochs", run.trainer.max_epochs, steps / steps_per_epoch),
-        ("max_steps", run.trainer.max_steps, steps),
-    ):
+    for name in sorted({*now, *then} - set(LIMITS)):
+        ours, theirs = now.get(name), then.get(name)
+        if ours != theirs:
+            raise ValueError(f"{name} is {ours}, but the run to resume was trained with {theirs}; use its value, or a new run.")
+    for name, done in zip(LIMITS, (epochs, steps), strict=True):
+        limit = now[name]
         if limit is not None and 0 <= limit < done:
-            raise ValueError(f"{name} is {limit}, but the run to continue has already come to {done:g}.")
+            raise ValueError(f"{name} is {limit}, but the run to resume has already reached {done}.")
 
 
-def _warn_of_other_bits(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
-    changes = [
-        f"{name} is {now[name]}, but the run was begun with {then.get(name)}" for name in now if now[name] != then.get(name)
-    ]
-    for change in changes:
-        print(f"lit_mnist: {change}: its bits may differ from those of an uninterrupted run.", file=sys.stderr)
-    return changes
+def environment_changes(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
+    """Lists in sentences what differs between the environments of two processes of one run."""
+    return [f"{name} is {now[name]}, but the run was begun with {then.get(name)}" for name in now if now[name] != then.get(name)]

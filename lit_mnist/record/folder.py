@@ -1,6 +1,7 @@
-"""The folder of one run: where it is, whether it is finished, who is working in it."""
+"""The folder of one run: where it is, if it is finished, and which process is working in it."""
 
-import json
+import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,20 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lit_mnist.record.atomic import is_part, remove_parts, write_durably
-from lit_mnist.record.checkpoint import list_checkpoints
-from lit_mnist.record.configs import NOT_YAML
+from lit_mnist.record.atomic import is_part, remove_parts, write_atomically
+from lit_mnist.record.configs import read_config
+from lit_mnist.record.events import PATTERN
 
 Config = dict[str, Any]
 
 
 class RunFolder:
-    """`logs/<config name>/<version>/`, the record of one run.
+    """`logs/<configuration>/<version>/`, the record of one run.
 
     Attributes:
         path: The folder; it need not exist yet.
         config_path: The resolved configuration.
-        result_path: Written last: there if and only if the run is finished.
+        result_path: The result, written last: it exists if and only if the run is finished.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,39 +32,46 @@ class RunFolder:
         self._lock = FileLock(path / ".lock")
         self._made: list[Path] = []  # folders that `lock` made, innermost first
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RunFolder, (self.path,)  # the other processes of a run learn its folder, and hold no lock
-
     @property
     def is_finished(self) -> bool:
-        return self.result_path.exists()
+        return os.path.lexists(self.result_path)
 
     @property
     def is_free(self) -> bool:
-        """Nothing lies in it that could be lost."""
+        """True where nothing lies that could be lost."""
         return not self.path.exists() or all(child.name == ".lock" or is_part(child) for child in self.path.iterdir())
 
     @property
     def is_foreign(self) -> bool:
-        """Something else than a run of ours wrote files here that a run would overwrite or remove."""
-        ours = self.config is not None or bool(list_checkpoints(self.path))
-        return not ours and (self.config_path.exists() or any(self.path.glob("events.out.tfevents.*")))
+        """True where something other than a run of ours wrote files that a run would replace or remove."""
+        ours = self.config is not None or bool(self.checkpoints)
+        return not ours and (os.path.lexists(self.config_path) or any(self.path.glob(PATTERN)))
 
     @property
     def config(self) -> Config | None:
-        """The configuration that the run was started with; None where there is none to be read."""
+        """The configuration that the run was started with; None where there is none to read."""
         try:
-            config = yaml.safe_load(self.config_path.read_text())
-        except (OSError, *NOT_YAML):
+            config = read_config(self.config_path)
+        except ValueError:
             return None
-        return config if isinstance(config, dict) and {"model", "data", "trainer"} <= set(config) else None
+        return config if {"model", "data", "trainer"} <= set(config) else None
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints that `fit` saved here, newest first; a callback of the user's may save others beside them."""
+        found = [(re.fullmatch(r"step=(\d{1,18})\.ckpt", path.name), path) for path in (self.path / "checkpoints").glob("step=*")]
+        return [path for _, path in sorted(((int(match[1]), path) for match, path in found if match), reverse=True)]
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Returns the place of the checkpoint after `step` SGD steps."""
+        return self.path / "checkpoints" / f"step={step:08d}.ckpt"
 
     def is_open_to(self, config: Config) -> bool:
-        """Whether a run with this configuration may begin or go on here."""
+        """Returns True if a run with this configuration may begin or resume here."""
         return self.is_free or (not self.is_finished and self.config == config)
 
     def lock(self) -> bool:
-        """Claims the folder for this process, until it ends. False if another one is training in it."""
+        """Claims the folder for this process, until it ends. Returns False if another one is training in it."""
         self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -75,43 +83,41 @@ class RunFolder:
         return True
 
     def unlock(self) -> None:
-        """Gives the folder back, and removes it if it was made for nothing."""
+        """Releases the folder, and removes it if it was made for nothing."""
         if self._lock.is_locked:
             self._lock.release()
         if self._made and self.is_free:
             (self.path / ".lock").unlink(missing_ok=True)
-            with suppress(OSError):  # until one that something else lies in
+            with suppress(OSError):  # until one that holds something else
                 for folder in self._made:
                     folder.rmdir()
 
-    def checkpoint_path(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"step={step:08d}.ckpt"
+    def write_config(self, config: Config) -> None:
+        write_atomically(self.config_path, yaml.safe_dump(config, sort_keys=False).encode())
 
     def clear(self) -> None:
-        """Takes back what the start of a run wrote, after it was refused."""
+        """Removes what the start of a run wrote, after it was refused."""
         self.config_path.unlink(missing_ok=True)
-        for path in self.path.glob("events.out.tfevents.*"):
-            path.unlink()
+        self.remove_events()
 
-    def write_config(self, config: Config) -> None:
-        write_durably(self.config_path, yaml.safe_dump(config, sort_keys=False).encode())
-
-    def write_result(self, result: Config) -> None:
-        """Finishes the run. Only finite numbers get this far: JSON knows no others."""
-        write_durably(self.result_path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    def remove_events(self) -> None:
+        """Removes the event files, which a resumed run writes again from its history."""
+        for path in self.path.glob(PATTERN):
+            with suppress(OSError):
+                path.unlink()
 
 
 def claim_run_folder(parent: Path, config: Config) -> RunFolder:
-    """The folder for a run that was not given one: its own unfinished one to go on in, or else the next free version.
+    """Claims the folder of a run that was not given one: that of its own unfinished run, or else the next free version.
 
     Args:
-        parent: `logs/<config name>`.
-        config: The run's resolved configuration; an unfinished run is the same one if its configuration is equal.
+        parent: `logs/<configuration>`.
+        config: The resolved configuration; an unfinished run is the same one if its configuration is equal.
     """
     version = 0
     while True:
         folder = RunFolder(parent / f"version_{version}")
-        # looked at again under the lock: meanwhile another process may have finished the run or made the folder its own
+        # looked at again under the lock: another process may have finished the run or taken the folder since
         if folder.is_open_to(config) and folder.lock():
             if folder.is_open_to(config):
                 return folder

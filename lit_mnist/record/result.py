@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from lit_mnist.record.atomic import write_durably
+from lit_mnist.record.atomic import write_atomically
 
 RESULT_FORMAT: Final = 2  # 1: written by version 1.0
 RULE_VERSION = 2  # of `judge`; results of another version are judged again when they are read
@@ -229,7 +229,7 @@ def write_result(path: Path, result: Result) -> None:
         msgspec.json.decode(content, type=Result)  # what is not finite became null
     except (msgspec.MsgspecError, UnicodeEncodeError, TypeError) as error:
         raise ValueError(f"The result cannot be recorded: {error}.") from None
-    write_durably(path, msgspec.json.format(content, indent=1) + b"\n")
+    write_atomically(path, msgspec.json.format(content, indent=1) + b"\n")
 
 
 def read_regular(path: Path, limit: int) -> bytes:

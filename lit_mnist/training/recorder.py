@@ -1,205 +1,245 @@
-"""Keeps the record of a run: curves, checkpoints, and in the end what it came to."""
+"""The callback that keeps the record of a run: its history, TensorBoard curves, and a checkpoint at the end of every epoch."""
 
-import signal
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
 from datetime import datetime, timezone
-from typing import Any, cast
+from typing import Any
 
+import msgspec
 import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
-from lit_mnist.data import MNISTDataModule
-from lit_mnist.engines.position import epoch_is_complete, validation_follows
+from lit_mnist.data import Batch, MNISTDataModule
+from lit_mnist.engines.blocks import IMAGES_PER_BLOCK
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.record.events import EventLog, event_sizes
+from lit_mnist.record.events import EventFile
 from lit_mnist.record.folder import RunFolder
+from lit_mnist.training.processes import group_gradients
 from lit_mnist.training.progress import EpochProgress
-from lit_mnist.training.signals import Stopped, stop_at_once, stop_through
+from lit_mnist.training.signals import stop_on_signals
 
-SECONDS_BETWEEN_CHECKPOINTS = 5.0  # at 10 to 20 ms each, well under 1 % of the time
+CHECKPOINT_FORMAT = 2  # 1: version 1.0, which resumed within epochs
 
 
 def now() -> str:
-    """UTC, to the second, ISO 8601."""
+    """Returns the time in UTC, to the second, in ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-@dataclass
-class History:
-    """What a run has been through so far; part of every checkpoint, so that a resumed run knows its past."""
+class Diverged(Exception):
+    """Ends training whose loss has become infinite or NaN.
 
-    train_loss_by_epoch: list[float] = field(default_factory=list)
-    test_accuracy_by_epoch: list[float] = field(default_factory=list)
-    val_loss_by_epoch: list[float | None] = field(default_factory=list)  # None: not validated in that epoch
-    val_accuracy_by_epoch: list[float | None] = field(default_factory=list)
-    train_seconds_by_epoch: list[float] = field(default_factory=list)
-    seconds_in_epoch: float = 0.0  # of training in the epoch under way
-    seconds_before: float = 0.0  # of the whole run, in the processes before this one
-    started: str = field(default_factory=now)
+    Attributes:
+        epoch, step: The epoch and the SGD step of the run, from 1, of the first such mini-batch.
+    """
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"the training loss became infinite or NaN at step {step}, in epoch {epoch}.")
+        self.epoch, self.step = epoch, step
+
+
+class History(msgspec.Struct, kw_only=True):
+    """The run so far, by epoch; part of every checkpoint. Losses in nats, accuracies as fractions, None: not validated."""
+
+    train_loss: list[float] = []
+    train_loss_by_block: list[tuple[int, float]] = []
+    test_accuracy: list[float] = []
+    val_loss: list[float | None] = []
+    val_accuracy: list[float | None] = []
+    train_seconds: list[float] = []
+    ended: list[float] = []  # UNIX time
+    seconds: float = 0.0  # of the whole run, earlier processes included
+    started: str = msgspec.field(default_factory=now)
     resumed: int = 0
-    changes: list[str] = field(default_factory=list)  # of what may change bits, from one process to the next
+    changes: list[str] = []  # of the environment, from one process to the next
 
 
-class RunRecord(Checkpoint):
-    """Measures each epoch, logs it, and saves a checkpoint at its end and every few seconds within it.
+class Recorder(Checkpoint):
+    """Measures each epoch, logs it, and saves a checkpoint at its end.
 
-    A kind of `Checkpoint`, so that the Trainer adds none of its own and calls this after the module has logged its epoch.
+    A kind of `Checkpoint`, so that the Trainer adds none of its own and calls this after all other callbacks.
 
     Args:
-        progress: Shows each epoch.
+        folder: The run folder.
+        experiment: What makes the result; see `lit_mnist.record.experiment`.
+        environment: What may change its last bits.
+        threads: CPU threads of the run.
         test_every_epoch: Measure test accuracy after every epoch; nothing is ever selected on it.
-        seconds_between_checkpoints: Least time between two checkpoints within an epoch.
+        writes_events: Write TensorBoard event files.
+        progress: Shows each epoch.
     """
+
+    works_in_blocks = True
 
     def __init__(
         self,
-        progress: EpochProgress | None,
+        folder: RunFolder,
+        experiment: dict[str, Any],
+        environment: dict[str, Any],
+        threads: int,
         test_every_epoch: bool = True,
-        seconds_between_checkpoints: float = SECONDS_BETWEEN_CHECKPOINTS,
+        writes_events: bool = True,
+        progress: EpochProgress | None = None,
     ) -> None:
-        self.progress = progress
-        self.test_every_epoch = test_every_epoch
-        self.seconds_between_checkpoints = seconds_between_checkpoints
+        self.folder, self.experiment, self.environment, self.threads = folder, experiment, environment, threads
+        self.test_every_epoch, self.writes_events, self.progress = test_every_epoch, writes_events, progress
         self.history = History()
-        self.settings: dict[str, Any] = {}  # what makes the result beside the module's and the data's parameters
-        self.environment: dict[str, Any] = {}  # what may change its bits, but not its sense
-        self.changes: list[str] = []  # of the environment, since the checkpoint to go on with
-        self.events: EventLog | None = None
-        self._folder: RunFolder | None = None
-        self._signal: int | None = None
-        self._should_stop = False  # the Trainer's, which forgets it
-        self._began = self._clock = self._saved = time.monotonic()
-
-    def open(self, folder: RunFolder, events: EventLog | None) -> None:
-        """Says where the record is kept, before training starts.
-
-        Args:
-            folder: The run folder.
-            events: Its event files, if any are to be written.
-        """
-        self._folder = folder
-        self.events = events
-
-    @property
-    def folder(self) -> RunFolder:
-        assert self._folder is not None
-        return self._folder
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of the run, the processes before this one included."""
-        return self.history.seconds_before + time.monotonic() - self._began
+        self.events: EventFile | None = None
+        self._pending: list[Tensor] = []  # losses (n,) of the block under way
+        self._losses: list[Tensor] = []  # of the epoch under way, by block
+        self._random_state: dict[str, Tensor] | None = None
+        self._began = self._clock = time.monotonic()
+        self._seconds_in_epoch = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        history = asdict(self.history) | {"seconds_before": self.seconds}
+        history = msgspec.structs.replace(self.history, seconds=self.history.seconds + time.monotonic() - self._began)
+        random_state = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
         return {
-            "history": history,
-            "event_sizes": event_sizes(self.folder.path),
-            "settings": self.settings,
+            "format": CHECKPOINT_FORMAT,
+            "history": msgspec.to_builtins(history),
+            "experiment": self.experiment,
             "environment": self.environment,
-            "should_stop": self._should_stop,
+            "random_state": random_state,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = History(**state_dict["history"])
+        changes = self.history.changes
+        self.history = msgspec.convert(state_dict["history"], History)
         self.history.resumed += 1
-        self.history.changes += self.changes
-        self._should_stop = state_dict["should_stop"]
+        self.history.changes += changes
+        self._random_state = state_dict["random_state"]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, earlier processes included."""
+        return self.history.seconds + time.monotonic() - self._began
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = self._should_stop
-        stop_through(self._request_stop(trainer, cast(LitMLP, pl_module)))
-        self._clock = self._saved = time.monotonic()
-
-    def _request_stop(self, trainer: pl.Trainer, module: LitMLP) -> Callable[[int], None]:
-        def request(signal_number: int) -> None:
-            self._signal = signal_number
-            # several processes must make the same SGD steps: they agree on stopping between two blocks
-            module.stop_requested = trainer.world_size == 1
-
-        return request
+        stop_on_signals()  # in place of the Trainer's own handlers
+        torch.set_num_threads(self.threads)  # which ddp has changed
+        if trainer.current_epoch != len(self.history.train_loss):
+            raise ValueError(
+                f"the checkpoint contradicts itself: its loops have done {trainer.current_epoch} epochs, "
+                f"its record has {len(self.history.train_loss)}."
+            )
+        if trainer.world_size > 1:
+            group_gradients(trainer, pl_module, next(iter(trainer.datamodule.test_dataloader()))[0][:1])  # type: ignore[attr-defined]
+        if trainer.is_global_zero and self.writes_events:
+            self.folder.remove_events()
+            self.events = EventFile(self.folder.path)
+            for epoch in range(len(self.history.train_loss)):
+                self._write_points(epoch)
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state["cpu"])
+            if torch.cuda.is_available() and "cuda" in self._random_state:
+                torch.cuda.set_rng_state(self._random_state["cuda"])
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.history.seconds_in_epoch = 0.0
-        self._clock = time.monotonic()
+        self._pending, self._losses = [], []
+        self._seconds_in_epoch, self._clock = 0.0, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._count_seconds()
-        if not epoch_is_complete(trainer) and not validation_follows(trainer):
-            self._save_if_due(trainer)
+        self._pending.append(outputs["losses"] if "losses" in outputs else outputs["loss"].detach().view(1))
+        now = time.monotonic()
+        self._seconds_in_epoch += now - self._clock
+        self._clock = now
+        if sum(map(len, self._pending)) >= IMAGES_PER_BLOCK // self.experiment["batch_size"]:
+            self._end_block(trainer)
+
+    def _end_block(self, trainer: pl.Trainer) -> None:
+        """Records the mean loss of the block of SGD steps that ends, of about 4,096 images however the steps were made."""
+        if not self._pending:
+            return
+        losses, self._pending = torch.cat(self._pending), []
+        if trainer.world_size > 1:
+            losses = trainer.strategy.reduce(losses.double(), reduce_op="mean").to(losses.dtype)
+        finite = losses.isfinite()
+        if not finite.all():
+            first = trainer.global_step - len(losses) + 1
+            raise Diverged(trainer.current_epoch + 1, first + int(finite.int().argmin()))
+        self._losses.append(losses)
+        point = trainer.global_step, losses.mean().item()
+        self.history.train_loss_by_block.append(point)
+        if self.events:
+            self.events.add_scalar("train/loss_step", point[1], point[0])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        history, metrics, epoch = self.history, trainer.callback_metrics, trainer.current_epoch
-        for values, tag in ((history.val_loss_by_epoch, "val/loss"), (history.val_accuracy_by_epoch, "val/accuracy")):
-            values += [None] * (epoch - len(values))
-            values[epoch:] = [metrics[tag].item()]
+        for values, name in ((self.history.val_loss, "val/loss"), (self.history.val_accuracy, "val/accuracy")):
+            values += [None] * (trainer.current_epoch - len(values))
+            values[trainer.current_epoch :] = [float(trainer.callback_metrics[name])]
         self._clock = time.monotonic()  # validating is not training
-        if not epoch_is_complete(trainer):
-            self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        module, history = cast(LitMLP, pl_module), self.history
-        measured = {"loss": module.epoch_loss}
-        # in place of the epoch's first part, if max_steps had ended the run there
-        history.train_loss_by_epoch[trainer.current_epoch :] = [module.epoch_loss]
-        history.train_seconds_by_epoch[trainer.current_epoch :] = [round(history.seconds_in_epoch, 3)]
-        if len(history.val_accuracy_by_epoch) > trainer.current_epoch:
-            measured["val accuracy"] = cast(float, history.val_accuracy_by_epoch[-1])
-        if epoch_is_complete(trainer) and self.test_every_epoch:
+        assert isinstance(pl_module, LitMLP)
+        self._end_block(trainer)
+        history, epoch = self.history, trainer.current_epoch
+        measured = {"loss": torch.cat(self._losses).cpu().double().mean().item()}  # Apple's GPUs have no float64
+        history.train_loss.append(measured["loss"])
+        history.train_seconds.append(round(self._seconds_in_epoch, 3))
+        history.ended.append(time.time())
+        if len(history.val_accuracy) > epoch:
+            measured |= {"val loss": history.val_loss[-1] or 0.0, "val accuracy": history.val_accuracy[-1] or 0.0}
+        is_whole = trainer.global_step % self.experiment["steps_per_epoch"] == 0  # else max_steps ends the run here
+        if self.test_every_epoch and is_whole:
             data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined] # set by a connector
-            accuracy = module.evaluate(data.test_dataloader())["accuracy"]
-            history.test_accuracy_by_epoch.append(accuracy)
-            measured["test accuracy"] = accuracy
-            if self.events:
-                self.events.log_metrics({"test/accuracy": accuracy}, step=trainer.current_epoch + 1)
+            _, measured["test accuracy"] = evaluate(trainer, pl_module, data.test_dataloader())
+            history.test_accuracy.append(measured["test accuracy"])
+            pl_module.log("test/accuracy", measured["test accuracy"])
+        pl_module.log("train/seconds", history.train_seconds[-1])
+        if self.events:
+            self._write_points(epoch, with_blocks=False)
+            self.events.flush()
         if self.progress:
-            self.progress.epoch_line(trainer, measured, history.seconds_in_epoch)
-        if epoch_is_complete(trainer):
-            self.history.seconds_in_epoch = 0.0
-        self._save(trainer)
-        self._stop_if_asked(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stop_at_once()
-        self._stop_if_asked(trainer)
-
-    def _count_seconds(self) -> None:
-        now = time.monotonic()
-        self.history.seconds_in_epoch += now - self._clock
-        self._clock = now
-
-    def _save_if_due(self, trainer: pl.Trainer) -> None:
-        stop = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
-        late = time.monotonic() - self._saved >= self.seconds_between_checkpoints
-        if trainer.strategy.reduce_boolean_decision(late, all=False) or stop:
-            self._save(trainer)
-        if stop:
-            self._stop(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        self._should_stop = trainer.should_stop
-        # A loss may still be finite while the step after it made the weights infinite: keep the last good checkpoint.
-        finite = all(weights.isfinite().all() for weights in trainer.lightning_module.state_dict().values())
-        if finite:
-            if self.events:
-                self.events.flush()
+            self.progress.epoch_line(trainer, measured, history.train_seconds[-1])
+        # a loss may still be finite while the step after it made the weights infinite: keep the last good checkpoint
+        if all(weights.isfinite().all() for weights in pl_module.state_dict().values()):
             trainer.save_checkpoint(self.folder.checkpoint_path(trainer.global_step))
-        self._saved = time.monotonic()
 
-    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
-        if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
-            self._stop(trainer)
+    def _write_points(self, epoch: int, with_blocks: bool = True) -> None:
+        """Writes the points of an epoch, 0-based, to the event file."""
+        assert self.events is not None
+        history, when = self.history, self.history.ended[epoch]
+        curves = {
+            "train/loss": history.train_loss,
+            "val/loss": history.val_loss,
+            "val/accuracy": history.val_accuracy,
+            "test/accuracy": history.test_accuracy,
+        }
+        for tag, values in curves.items():
+            if epoch < len(values) and (value := values[epoch]) is not None:
+                self.events.add_scalar(tag, value, epoch + 1, when)
+        steps = self.experiment["steps_per_epoch"]
+        for step, loss in history.train_loss_by_block if with_blocks else []:
+            if epoch * steps < step <= (epoch + 1) * steps:
+                self.events.add_scalar("train/loss_step", loss, step, when)
 
-    def _stop(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
-            done = f"stopped after {trainer.global_step} SGD steps"
-            print(f"lit_mnist: {done}; the same command goes on from there.", file=sys.stderr)
-        # under several processes the signal may have reached another one only
-        raise Stopped(self._signal or signal.SIGTERM)
+
+@torch.inference_mode()
+def evaluate(trainer: pl.Trainer, module: LitMLP, batches: Iterable[Batch]) -> tuple[float, float]:
+    """Measures loss (nats) and accuracy (fraction) over all images of `batches`, each once, in eval mode.
+
+    Args:
+        trainer: Its precision and its devices are used; each process evaluates its own share and must call this.
+        module: On the device of the batches.
+        batches: (images (n, 1, height, width) in [0, 1], labels (n,)).
+    """
+    was_training = module.training
+    module.eval()
+    sums = torch.zeros(3, dtype=torch.float64)  # loss, right answers, images
+    with trainer.precision_plugin.val_step_context():
+        for images, labels in batches:
+            logits = module(images).float()
+            right = (logits.argmax(1) == labels).sum()
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            sums += torch.tensor([loss.item(), right.item(), len(labels)], dtype=torch.float64)
+    module.train(was_training)
+    if trainer.world_size > 1:
+        sums = trainer.strategy.reduce(sums.to(module.device), reduce_op="sum").cpu()
+    return float(sums[0] / sums[2]), float(sums[1] / sums[2])

@@ -1,17 +1,20 @@
-"""Ctrl-C and SIGTERM: at once where nothing can be lost, at the next SGD step while a run is training."""
+"""Signals: Ctrl-C, SIGTERM, SIGHUP and a cluster's SIGUSR1 end a command at once, with the exit code a shell expects."""
 
+import ctypes
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGUSR1 is how clusters announce the end of a job; Lightning's own handler would write a checkpoint into the working folder.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopped(BaseException):
-    """A signal ended the command. Not an `Exception`, so that nothing on the way takes it for a failure.
+    """Raised in the main thread by a signal. Not an `Exception`, so that nothing on the way takes it for a failure.
 
     Attributes:
         exit_code: 128 + the signal's number, as a shell reports it.
@@ -24,29 +27,36 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """Within it a signal raises `Stopped`; after it the process treats signals as it did before."""
+    """Makes signals raise `Stopped` within the block, and restores the process's own handlers after it."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    stop_at_once()
+    stop_on_signals()
     try:
         yield
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def stop_at_once() -> None:
-    """From now on a signal raises `Stopped` wherever the program is; within an import it ends the process.
+def stop_on_signals() -> None:
+    """Makes the next signal raise `Stopped`; within an import it ends the process, as a second signal does anywhere.
 
-    An exception cannot get through every import: torch catches it in that of numpy, and goes on with half of it.
+    An exception cannot get through every import: torch catches it in that of NumPy, and continues with half of it.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return  # signals reach the main thread only
+    first = 0
 
     def handle(signal_number: int, frame: FrameType | None) -> None:
-        if _is_importing(frame):
-            os._exit(128 + signal_number)
+        nonlocal first
+        if first or _is_importing(frame):
+            os._exit(128 + (first or signal_number))
+        first = signal_number
         raise Stopped(signal_number)
 
-    _install(handle)
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # nohup ignores SIGHUP
+            signal.signal(number, handle)
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -57,18 +67,13 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def stop_through(request: Callable[[int], None]) -> None:
-    """From now on the first signal calls `request` with its number; a second one raises `Stopped`."""
+def end_with_parent(parent: int) -> None:
+    """Ends this process with its parent process, on Linux; elsewhere only if the parent is gone by now.
 
-    def handle(signal_number: int, _: FrameType | None) -> None:
-        stop_at_once()
-        request(signal_number)
-
-    _install(handle)
-
-
-def _install(handle: Callable[[int, FrameType | None], None]) -> None:
-    if threading.current_thread() is not threading.main_thread():
-        return  # signals reach the main thread only
-    for number in SIGNALS:
-        signal.signal(number, handle)
+    Args:
+        parent: Process number of the parent.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, prctl(2)
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)

@@ -1,157 +1,295 @@
-"""One run from its configuration to its result: claim a folder, train or go on, finish the record."""
+"""One run from its options to its result: claim a folder, train or resume, measure, finish the record."""
 
-from contextlib import ExitStack
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from lit_mnist.record.atomic import write_durably
-from lit_mnist.record.checkpoint import find_checkpoint, list_checkpoints, read_checkpoint
-from lit_mnist.record.events import EventLog, event_files, rewind_events
-from lit_mnist.record.experiment import check_same_experiment
+from lit_mnist.data import EXPERIMENT, MNISTDataModule
+from lit_mnist.engines.blocks import EngineName, in_blocks, why_single_steps
+from lit_mnist.lit_mlp import LitMLP
+from lit_mnist.record.atomic import write_atomically
+from lit_mnist.record.checkpoint import build_mlp, find_checkpoint, read_checkpoint
+from lit_mnist.record.experiment import environment_changes, refuse_other_experiment
 from lit_mnist.record.folder import Config, RunFolder, claim_run_folder
 from lit_mnist.record.provenance import machine, versions
-from lit_mnist.training.divergence import Diverged
-from lit_mnist.training.processes import Processes
-from lit_mnist.training.result import finish
-from lit_mnist.training.run import Run
-from lit_mnist.training.signals import stop_at_once
+from lit_mnist.record.result import Result
+from lit_mnist.training.finish import finish
+from lit_mnist.training.processes import check_strategy, in_first, is_first
+from lit_mnist.training.progress import EpochProgress
+from lit_mnist.training.recorder import CHECKPOINT_FORMAT, Diverged, History, Recorder
 
 LOGS = Path("logs")
+KEPT = 2  # checkpoints: the newest, and the one before it in case the newest is damaged later
 
 
-def train(run: Run) -> Config:
-    """Trains the run, or goes on with it, and writes its record.
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is made of, as the command line or Python gives it.
+
+    Attributes:
+        name: Name of the configuration.
+        config: Resolved configuration, as plain values.
+        command: A command line that does the run again.
+        data: Not yet set up.
+        make_model: Makes the module for images of a shape and a number of classes.
+        make_trainer: Makes the Trainer; its keywords are added to the configured ones, lists to lists.
+        run_dir: Run folder asked for; empty: one below `logs/`.
+        ckpt_path: What to resume from: a run folder, a checkpoint file, or "last"; None: what the folder holds.
+    """
+
+    name: str
+    config: Config
+    command: str
+    data: MNISTDataModule
+    make_model: Callable[[tuple[int, ...], int], LitMLP]
+    make_trainer: Callable[..., pl.Trainer]
+    run_dir: str
+    ckpt_path: str | None
+    threads: int
+    engine: EngineName
+    steps_per_block: int
+    test_every_epoch: bool
+    writes_events: bool
+    shows_progress: bool
+    devices: int
+    trains_for_real: bool  # false: fast_dev_run, of which nothing is kept
+
+
+def train(options: RunOptions) -> Result | None:
+    """Trains the run, or resumes it, and writes its record.
 
     Returns:
-        The content of `result.json`.
+        The result; None from the other processes of a run, and from a trial run that keeps no record.
 
     Raises:
         ValueError: The run cannot be what was asked for; nothing is left behind that was not there before.
     """
-    run.model.check_trainer(run.trainer)
-    run.data.check_devices(run.trainer.world_size)
-    with ExitStack() as leaving, Processes(run.trainer, run.arguments) as processes:
-        folder, start = processes.begin(lambda: _plan(run, leaving))
-        before, saved = _content(folder) if run.trainer.is_global_zero else ({}, set())
-        try:
-            diverged = _fit(run, folder, start)
-            return finish(run, folder, diverged)
-        except (ValueError, MisconfigurationException, RuntimeError) as mistake:
-            if isinstance(mistake, RuntimeError) and "conditioned on metric" not in str(mistake):
-                raise  # what EarlyStopping says of a metric that nobody logs is the only one that is the user's
-            if run.trainer.is_global_zero and saved.issuperset(list_checkpoints(folder.path)):  # it got nowhere
-                folder.clear()
-                for path, content in before.items():
-                    write_durably(path, content)
-            raise ValueError(" ".join(str(mistake).split())) from None
+    options.data.prepare_data()
+    options.data.setup()
+    with ExitStack() as leaving, _threads(options.threads):
+        if not options.trains_for_real:
+            _try_out(options)
+            return None
+        path, start = in_first(lambda: _claim(options, leaving), options.devices)
+        return _run(options, RunFolder(Path(path)), start and Path(start))
 
 
-def _content(folder: RunFolder) -> tuple[dict[Path, bytes], set[Path]]:
-    """What a start changes, and the checkpoints that are there."""
-    changed = (folder.config_path, *event_files(folder.path))
-    return {path: path.read_bytes() for path in changed if path.exists()}, set(list_checkpoints(folder.path))
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _plan(run: Run, leaving: ExitStack) -> tuple[RunFolder, Path | None]:
-    """The folder to work in, locked until `leaving`, and the checkpoint to begin with; refuses all it can by now."""
-    given = None if run.ckpt_path in (None, "last") else find_checkpoint(Path(run.ckpt_path))
-    named = run.run_dir or _folder_to_go_on_in(run.ckpt_path, LOGS / run.name)
-    _refuse_finished(named)
-    run.data.prepare_data()
-    run.data.setup()
-    folder = _claim(run, named)
+def _try_out(options: RunOptions) -> None:
+    """Trains and validates on a few mini-batches, and keeps nothing of it."""
+    with _as_value_error():
+        data = options.data.data
+        options.make_trainer().fit(options.make_model(data.image_shape, len(data.classes)), datamodule=options.data)
+
+
+def _claim(options: RunOptions, leaving: ExitStack) -> list[str | None]:
+    """Locks the folder to work in until `leaving`, and finds the checkpoint to begin with."""
+    given = None if options.ckpt_path in (None, "last") else find_checkpoint(Path(str(options.ckpt_path)))
+    named = options.run_dir or _folder_to_resume(options.ckpt_path, LOGS / options.name)
+    folder = _lock(options, named)
     leaving.callback(folder.unlock)
     start = given
     elsewhere = given is None or given.parent.parent.resolve() != folder.path.resolve()
-    if elsewhere and list_checkpoints(folder.path):  # the same command goes on where it got to, not where it began
+    if elsewhere and folder.checkpoints:  # the same command resumes from where it has got to, not from where it began
         start = find_checkpoint(folder.path)
-    run.record.settings, run.record.environment = _settings(run), _environment(run)
-    if start is not None:
-        run.record.changes = check_same_experiment(run, start)
-    return folder, start
+    return [str(folder.path), start and str(start)]
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    """What makes the result beside the module's and the data module's parameters, as plain values."""
-    limit = run.trainer.limit_train_batches
-    limited_to = (
-        None if isinstance(limit, float) and limit == 1.0 else f"{limit} (blocks of {run.data.steps_per_block} SGD steps)"
-    )
-    return {
-        "precision": str(run.trainer.precision),
-        "test_every_epoch": run.record.test_every_epoch,
-        "limit_train_batches": limited_to,
-    }
-
-
-def _environment(run: Run) -> dict[str, Any]:
-    """What may change the bits of the result, but not its sense, as plain values."""
-    device = run.trainer.strategy.root_device.type
-    where = {"threads": torch.get_num_threads(), "device": device, "processor": machine()["cpu"]}
-    return {"engine": run.model.engine, **where, **versions()}
-
-
-def _claim(run: Run, named: str | None) -> RunFolder:
-    """The folder to work in, locked."""
+def _lock(options: RunOptions, named: str | None) -> RunFolder:
     if not named:
-        return claim_run_folder(LOGS / run.name, run.config)
+        return claim_run_folder(LOGS / options.name, options.config)
     folder = RunFolder(Path(named))
+    _refuse_finished(folder)
     if not folder.lock():
-        raise ValueError(f"{named}: another process is training there.")
-    _refuse_finished(named)  # it may have been finished since
-    if folder.is_foreign:
+        raise ValueError(f"{named}: another process is training there; wait for it, or choose another --run_dir.")
+    try:
+        _refuse_finished(folder)  # it may have been finished since
+        if folder.is_foreign:
+            raise ValueError(f"{named} holds the files of something else; choose another --run_dir.")
+    except ValueError:
         folder.unlock()
-        raise ValueError(f"{named} holds the files of something else; choose another --run_dir.")
+        raise
     return folder
 
 
-def _refuse_finished(named: str | None) -> None:
-    if named and RunFolder(Path(named)).is_finished:
-        raise ValueError(f"{named} holds a finished run; choose another --run_dir, or remove the folder.")
+def _refuse_finished(folder: RunFolder) -> None:
+    if folder.is_finished:
+        raise ValueError(f"{folder.path} holds a finished run; choose another --run_dir, or remove the folder.")
 
 
-def _folder_to_go_on_in(ckpt_path: str | None, parent: Path) -> str | None:
-    """The unfinished run that `--ckpt_path` names, if it names one."""
+def _folder_to_resume(ckpt_path: str | None, parent: Path) -> str | None:
+    """Returns the unfinished run that `--ckpt_path` names, if it names one."""
     if ckpt_path == "last":
-        unfinished = [run for run in parent.glob("*") if list_checkpoints(run) and not RunFolder(run).is_finished]
+        unfinished = [run for path in parent.glob("*") if (run := RunFolder(path)).checkpoints and not run.is_finished]
         if not unfinished:
             raise ValueError(f"--ckpt_path last: {parent} holds no unfinished run with a checkpoint.")
-        return str(max(unfinished, key=lambda run: list_checkpoints(run)[0].stat().st_mtime))
-    if ckpt_path and Path(ckpt_path).is_dir() and not RunFolder(Path(ckpt_path)).is_finished:
-        return ckpt_path
+        return str(max(unfinished, key=lambda run: run.checkpoints[0].stat().st_mtime).path)
+    if ckpt_path and Path(ckpt_path).is_dir() and RunFolder(Path(ckpt_path)).checkpoints:
+        return None if RunFolder(Path(ckpt_path)).is_finished else ckpt_path
     return None
 
 
-def _fit(run: Run, folder: RunFolder, start: Path | None) -> Diverged | None:
-    """Trains to the end; returns how the loss diverged, if it did."""
-    if run.trainer.is_global_zero:
-        _make_ready(run, folder, start)
-    run.record.open(folder, EventLog(folder.path) if run.logs_events and run.trainer.is_global_zero else None)
-    if run.record.events:
-        run.trainer.loggers = [run.record.events, *run.trainer.loggers]
+def _run(options: RunOptions, folder: RunFolder, start: Path | None) -> Result | None:
+    data, first = options.data, is_first()
+    model = options.make_model(data.data.image_shape, len(data.data.classes))
+    progress = EpochProgress() if options.shows_progress else None
+    recorder = Recorder(folder, {}, {}, options.threads, options.test_every_epoch, options.writes_events, progress)
+    with _as_value_error():
+        trainer = options.make_trainer(
+            callbacks=[recorder, *([progress] if progress else [])],
+            plugins=[RunCheckpointIO(folder)],
+            default_root_dir=folder.path,
+        )
+    check_strategy(trainer)
+    if reason := why_single_steps(model, trainer):
+        if options.engine != "exact":
+            raise ValueError(f"{reason}, so that --engine {options.engine} cannot be used; use --engine exact.")
+        if first and trainer.world_size == 1:
+            print(f"{reason}: the Trainer makes each step by itself, which takes two to five times as long.", flush=True)
+    else:
+        in_blocks(model, options.engine, options.steps_per_block)
+    recorder.experiment.update(describe_experiment(model, data, trainer, options))
+    recorder.environment.update(describe_environment(trainer, options))
+    before = list(folder.checkpoints)
+    saved = folder.config_path.read_bytes() if first and folder.config_path.exists() else None
     try:
-        run.trainer.fit(run.model, datamodule=run.data, ckpt_path=start)
+        if start is not None:
+            _check_start(start, recorder, model)
+        if first:
+            folder.write_config(options.config)
+            print(f"the record of this run: {folder.path}   (tensorboard --logdir {folder.path.parent})", flush=True)
+        diverged = _fit(trainer, model, data, start)
+        return finish(options.name, options.command, trainer, model, data, recorder, diverged)
+    except (ValueError, MisconfigurationException) as mistake:
+        if first and set(folder.checkpoints) <= set(before):  # it got nowhere: leave nothing behind
+            folder.clear()
+            if saved is not None:
+                write_atomically(folder.config_path, saved)
+        raise ValueError(" ".join(str(mistake).split())) from None
+
+
+def _fit(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, start: Path | None) -> Diverged | None:
+    """Trains to the end; returns where the loss diverged, if it did."""
+    try:
+        with _as_value_error():
+            trainer.fit(model, datamodule=data, ckpt_path=start, weights_only=True)
     except Diverged as diverged:
         return diverged
-    finally:
-        stop_at_once()
     return None
 
 
-def _make_ready(run: Run, folder: RunFolder, start: Path | None) -> None:
-    """Brings the folder into the state in which it was at the checkpoint to begin with."""
-    event_sizes: dict[str, int] = {}
-    source = folder.path
-    if start is not None:
-        checkpoint = read_checkpoint(start)
-        event_sizes = checkpoint["callbacks"]["RunRecord"]["event_sizes"]
-        source = start.parent.parent
-        print(f"going on with {source} after {checkpoint['global_step']} SGD steps")
-        for newer in list_checkpoints(folder.path):
-            if newer > folder.checkpoint_path(checkpoint["global_step"]):
-                newer.unlink()  # damaged, or given up by naming an older one
-    folder.write_config(run.config)
-    rewind_events(source, folder.path, event_sizes)
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Turns what the Trainer says of a user's mistake into a ValueError of one sentence."""
+    try:
+        yield
+    except (MisconfigurationException, ImportError, TypeError) as mistake:
+        raise ValueError(f"the Trainer refuses: {' '.join(str(mistake).split())}") from None
+    except RuntimeError as mistake:
+        if "conditioned on metric" not in str(mistake):  # what EarlyStopping says of a metric that nobody logs
+            raise
+        raise ValueError(" ".join(str(mistake).split())) from None
+
+
+def describe_experiment(model: LitMLP, data: MNISTDataModule, trainer: pl.Trainer, options: RunOptions) -> dict[str, Any]:
+    """Returns everything that makes the result, as one flat mapping of plain values."""
+    # LitMLP's own seed is the run's; its other hyperparameters are those of the network and the optimizer
+    network = {name: value for name, value in dict(model.hparams).items() if name != "seed"}
+    data_state = {name: value for name, value in data.state_dict().items() if name in EXPERIMENT}
+    batches = -(-data.train_size // (data.batch_size * (1 if data.split_batch else trainer.world_size)))
+    limit: int | float = trainer.limit_train_batches  # type: ignore[attr-defined] # set by a connector
+    steps_per_epoch = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return {
+        **network,
+        **data_state,
+        "devices_with_own_batches": 1 if data.split_batch else trainer.world_size,
+        "precision": str(trainer.precision),
+        "steps_per_epoch": steps_per_epoch,
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "callbacks": [callback["class_path"] for callback in _listed(options.config["trainer"]["callbacks"])],
+    }
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def describe_environment(trainer: pl.Trainer, options: RunOptions) -> dict[str, Any]:
+    """Returns what may change the last bits of the result, but not its meaning."""
+    device = trainer.strategy.root_device.type
+    where = {"threads": options.threads, "device": device, "devices": trainer.world_size, "processor": machine()["cpu"]}
+    return {"engine": options.engine, **where, **versions()}
+
+
+def _check_start(start: Path, recorder: Recorder, model: LitMLP) -> None:
+    """Refuses a checkpoint from which the run would not end as it would have without a stop.
+
+    Raises:
+        ValueError: The checkpoint is of another experiment, was not saved by `fit` at the end of an epoch, or was altered.
+    """
+    checkpoint = read_checkpoint(start)
+    try:
+        saved = checkpoint["callbacks"]["Recorder"]
+        if saved["format"] != CHECKPOINT_FORMAT:
+            raise ValueError(f"{start} has format {saved['format']}, not {CHECKPOINT_FORMAT}; train the run again.")
+        history = msgspec.convert(saved["history"], History)
+        epochs, steps = len(history.train_loss), checkpoint["global_step"]
+        refuse_other_experiment(recorder.experiment, saved["experiment"], epochs, steps)
+        expected = [model.configure_optimizers().state_dict()]
+        if steps != epochs * recorder.experiment["steps_per_epoch"]:
+            raise ValueError(f"{start} was taken within an epoch, after {steps} SGD steps; resume from the end of an epoch.")
+        if checkpoint["optimizer_states"] != expected or checkpoint["lr_schedulers"]:
+            raise ValueError(f"{start}: its optimizer is not plain SGD at {recorder.experiment['lr']}; it was altered.")
+        build_mlp(checkpoint, start)
+    except (KeyError, TypeError, AttributeError, IndexError, msgspec.ValidationError):
+        raise ValueError(f"{start} was not saved by fit, so that there is no run to resume; name a run folder.") from None
+    if is_first():
+        print(f"resuming {start.parent.parent} after epoch {epochs}", flush=True)
+        for change in environment_changes(recorder.environment, saved["environment"]):
+            recorder.history.changes.append(change)
+            print(f"lit_mnist: {change}: its bits may differ from those of an uninterrupted run.", file=sys.stderr)
+
+
+class RunCheckpointIO(CheckpointIO):
+    """The Trainer's way to the disk: whole files, the one before kept, and nothing unpickled but plain values.
+
+    Args:
+        folder: The run folder; older checkpoints in it are removed.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        import io
+
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), buffer.getvalue())
+        for old in self.folder.checkpoints[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
