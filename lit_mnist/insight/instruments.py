@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import default_collate
+from torch.utils.data import TensorDataset, default_collate
 
+from lit_mnist.data import EpochLoader
 from lit_mnist.insight.activations import relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, Loss, batch_sharpness, random_batches, top_eigenpair
 from lit_mnist.insight.noise import gradient_noise
@@ -54,6 +55,8 @@ class Instruments(pl.Callback):
         ValueError: An argument is out of range; or, when training starts, the module has no loss, or the training data
             cannot be looked up by index.
     """
+
+    works_in_blocks = True  # a block's end is a moment like any other
 
     def __init__(
         self,
@@ -161,7 +164,9 @@ def _own_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 def _choose_images(loader: Any, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Looks up `count` random examples of the loader's data set: (images, labels), (n, ...) each."""
-    dataset: Any = getattr(loader, "dataset", None)
+    dataset: Any = (
+        TensorDataset(loader.images, loader.labels) if isinstance(loader, EpochLoader) else getattr(loader, "dataset", None)
+    )
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise ValueError("Instruments needs one training loader, with a data set that has a length and is looked up by index.")
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
