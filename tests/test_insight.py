@@ -215,6 +215,14 @@ def test_units_are_counted_in_every_relu_however_it_is_written(mnist: Batch) -> 
     assert channels.dead == pytest.approx((maps.amax((0, 2, 3)) <= 0).double().mean().item())
 
 
+def test_parameters_that_the_loss_does_not_use_have_no_curvature(mnist: Batch) -> None:
+    module, batch = trained(small(), mnist), doubled(mnist, 50)
+    expected = sharpness(module, cross_entropy, *batch)
+    module.unused = nn.Linear(3, 3).double()
+    assert sharpness(module, cross_entropy, *batch) == pytest.approx(expected, rel=1e-3)
+    assert batch_sharpness(module, cross_entropy, [batch]).mean < expected
+
+
 def test_measuring_leaves_gradients_weights_and_random_state_alone(mlp: nn.Module, mnist: Batch) -> None:
     batch = mnist[0][:64], mnist[1][:64]
     weights, state = [parameter.clone() for parameter in mlp.parameters()], torch.get_rng_state()

@@ -11,8 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lit_mnist.data import MNISTDataModule
 from lit_mnist.datasets.files import load
+from lit_mnist.engines.blocks import EngineName, in_blocks
 from lit_mnist.insight.instruments import Instruments
+from lit_mnist.lit_mlp import LitMLP
 
 Batch = tuple[Tensor, Tensor]
 
@@ -56,7 +59,13 @@ def data() -> TensorDataset:
 
 
 def fit(
-    module: Classifier, data: Any, folder: Path, *callbacks: pl.Callback, epochs: int = 2, logger: Any = False, **options: Any
+    module: pl.LightningModule,
+    data: Any,
+    folder: Path,
+    *callbacks: pl.Callback,
+    epochs: int = 2,
+    logger: Any = False,
+    **options: Any,
 ) -> pl.Trainer:
     """Trains 20 batches of 32 an epoch, shuffled by the global random state."""
     torch.manual_seed(2)
@@ -71,7 +80,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=32, shuffle=True)
+    loader = DataLoader(data, batch_size=32, shuffle=True) if isinstance(data, TensorDataset) else data
     trainer.fit(module, loader, **options)
     return trainer
 
@@ -107,6 +116,19 @@ def test_a_run_has_the_same_bits_with_and_without_instruments(data: TensorDatase
         (1, 20),
         (2, 40),
     ]
+
+
+@pytest.mark.parametrize("engine", ["exact", "fast"])
+def test_block_stepping_has_the_same_bits_with_and_without_instruments(engine: EngineName, tmp_path: Path) -> None:
+    runs = []
+    instruments = Instruments(epochs=(0.5, 1), images=50)
+    for callbacks in ([], [instruments]):
+        module = in_blocks(LitMLP(hidden=(32,), seed=1), engine)
+        fit(module, MNISTDataModule(train_size=8192, val_size=500, seed=1), tmp_path, *callbacks, epochs=1)
+        runs.append(bits(module))
+    assert runs[0] == runs[1]
+    assert [values["step"] for values in instruments.measurements] == [128, 256]
+    assert all(values["batch_size"] == 32 and values["lr"] == 0.1 for values in instruments.measurements)
 
 
 def test_measurements_are_logged_against_the_step_they_belong_to(data: TensorDataset, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (module, images (N, ...), labels (N, ...)) -> mean over the N examples
 
-# Enough for the top eigenvalue of networks between initialisation and a training loss of 1e-3: 7 to 13 products, and an
+# Enough for the top eigenvalue of networks between initialisation and a training loss of 1e-3: 6 to 12 products, and an
 # error below 0.1 %, because the error of an eigenvalue is the square of that of its vector.
-_KRYLOV_VECTORS = 6
+_KRYLOV_VECTORS = 5
 _TOLERANCE = 1e-2
 _RESTARTS = 30
 
@@ -34,23 +34,39 @@ class Hessian:
     """
 
     def __init__(self, module: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> None:
-        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        with torch.enable_grad():
-            value = loss(module, images, labels)
-            parts = torch.autograd.grad(value, self._parameters, create_graph=True, materialize_grads=True)
-            self._graph = torch.cat([part.flatten() for part in parts])
-        self.loss = value.item()
-        self.gradient = self._graph.detach()
+        self.loss, self._parameters, self._gradients = _differentiable_gradient(module, loss, images, labels)
+        self.gradient = torch.cat([gradient.detach().flatten() for gradient in self._gradients])
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """Multiplies the Hessian with a vector (P,) of the gradient's dtype and device."""
-        parts = torch.autograd.grad(self._graph, self._parameters, vector, retain_graph=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in parts])
+        parts = vector.split([gradient.numel() for gradient in self._gradients])
+        vectors = [part.view_as(gradient) for part, gradient in zip(parts, self._gradients, strict=True)]
+        products = _hessian_product(self._gradients, self._parameters, vectors, retain_graph=True)
+        return torch.cat([product.flatten() for product in products])
 
     def curvature_along(self, direction: Tensor) -> float:
         """Computes d'Hd / d'd, the second derivative of the loss along a direction (P,) that is not 0."""
         direction = direction / direction.norm()  # first, so that the squares of a tiny gradient do not vanish
         return float(direction @ (self @ direction))
+
+
+def _differentiable_gradient(
+    module: nn.Module, loss: Loss, images: Tensor, labels: Tensor
+) -> tuple[float, list[nn.Parameter], list[Tensor]]:
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        value = loss(module, images, labels)
+        gradients = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+    return value.item(), parameters, list(gradients)
+
+
+def _hessian_product(
+    gradients: list[Tensor], parameters: list[nn.Parameter], vectors: list[Tensor], retain_graph: bool = False
+) -> tuple[Tensor, ...]:
+    # a parameter that the loss does not use has a gradient that nothing moves
+    moved = [(gradient, vector) for gradient, vector in zip(gradients, vectors, strict=True) if gradient.requires_grad]
+    of, along = zip(*moved, strict=True)
+    return torch.autograd.grad(of, parameters, along, retain_graph=retain_graph, materialize_grads=True)
 
 
 def top_eigenpair(hessian: Hessian, start: Tensor | None = None, tolerance: float = _TOLERANCE) -> tuple[float, Tensor]:
@@ -125,12 +141,14 @@ def batch_sharpness(module: nn.Module, loss: Loss, batches: Sequence[tuple[Tenso
         nan throughout if every gradient is 0.
     """
     ratios, squares = [], []
-    for images, labels in batches:
-        hessian = Hessian(module, loss, images, labels)
-        norm = float(hessian.gradient.norm())
-        if norm != 0:
-            ratios.append(hessian.curvature_along(hessian.gradient))
-            squares.append(norm**2)
+    for images, labels in batches:  # without a Hessian, whose flat vectors would take a third of the time
+        _, parameters, gradients = _differentiable_gradient(module, loss, images, labels)
+        directions = [gradient.detach() for gradient in gradients]
+        square = sum(direction.square().sum().item() for direction in directions)
+        if square != 0:
+            products = _hessian_product(gradients, parameters, directions)
+            ratios.append(sum((h * g).sum().item() for h, g in zip(products, directions, strict=True)) / square)
+            squares.append(square)
     if not ratios:
         return BatchSharpness(float("nan"), float("nan"), float("nan"))
     error = np.std(ratios, ddof=1) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
