@@ -41,7 +41,7 @@ class Hessian:
         """Multiplies the Hessian with a vector (P,) of the gradient's dtype and device."""
         parts = vector.split([gradient.numel() for gradient in self._gradients])
         vectors = [part.view_as(gradient) for part, gradient in zip(parts, self._gradients, strict=True)]
-        products = _hessian_product(self._gradients, self._parameters, vectors, retain_graph=True)
+        products = torch.autograd.grad(self._gradients, self._parameters, vectors, retain_graph=True, materialize_grads=True)
         return torch.cat([product.flatten() for product in products])
 
     def curvature_along(self, direction: Tensor) -> float:
@@ -58,15 +58,6 @@ def _differentiable_gradient(
         value = loss(module, images, labels)
         gradients = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
     return value.item(), parameters, list(gradients)
-
-
-def _hessian_product(
-    gradients: list[Tensor], parameters: list[nn.Parameter], vectors: list[Tensor], retain_graph: bool = False
-) -> tuple[Tensor, ...]:
-    # a parameter that the loss does not use has a gradient that nothing moves
-    moved = [(gradient, vector) for gradient, vector in zip(gradients, vectors, strict=True) if gradient.requires_grad]
-    of, along = zip(*moved, strict=True)
-    return torch.autograd.grad(of, parameters, along, retain_graph=retain_graph, materialize_grads=True)
 
 
 def top_eigenpair(hessian: Hessian, start: Tensor | None = None, tolerance: float = _TOLERANCE) -> tuple[float, Tensor]:
@@ -146,7 +137,7 @@ def batch_sharpness(module: nn.Module, loss: Loss, batches: Sequence[tuple[Tenso
         directions = [gradient.detach() for gradient in gradients]
         square = sum(direction.square().sum().item() for direction in directions)
         if square != 0:
-            products = _hessian_product(gradients, parameters, directions)
+            products = torch.autograd.grad(gradients, parameters, directions, materialize_grads=True)
             ratios.append(sum((h * g).sum().item() for h, g in zip(products, directions, strict=True)) / square)
             squares.append(square)
     if not ratios:
