@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_mnist.datasets.loaders import Batch
 from lit_mnist.datasets.registry import MNIST
 from lit_mnist.mlp import MLP
-
-Batch = Sequence[Tensor]  # images as `MLP.forward` takes them, labels (N,) int64 in 0..classes-1
 
 
 class LitMLP(pl.LightningModule):

@@ -75,6 +75,26 @@ def draw_loss_curve(train_loss_by_epoch: Sequence[float], title: str) -> "Figure
     return figure
 
 
+def draw_loss_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> "Figure":
+    """Training loss (nats, logarithmic) against epoch for several configurations, every run a line, one colour for each name."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with style():
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.add_subplot(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+        for number, (name, runs) in enumerate(curves.items()):
+            for index, losses in enumerate(runs):
+                loss = np.asarray(losses, dtype=np.float64)
+                shown = np.where((loss > 0) & (loss < LARGEST), loss, np.nan)
+                label = plain(name, 40) if index == 0 else None
+                axes.plot(np.arange(1, len(loss) + 1), shown, color=SERIES[number % len(SERIES)], label=label, linewidth=1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if curves:
+            axes.legend()
+    return figure
+
+
 def draw_confusion(labels: ArrayLike, predictions: ArrayLike, classes: Sequence[str]) -> "Figure":
     """The confusion matrix, true classes by row. Right answers are counted but not coloured: they would hide everything else.
 

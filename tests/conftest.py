@@ -1,4 +1,4 @@
-"""What the tests share: one thread, the data published once, and the published order written a second time."""
+"""Lets every test run on one thread, and gives it an empty working directory where it asks for one."""
 
 import os
 from pathlib import Path
@@ -8,20 +8,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes of two threa
 import pytest
 import torch
 
-from lit_mnist.datasets.files import DEFAULT_ROOT, prepare
-
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def root() -> Path:
-    """The default data folder, with MNIST in it."""
-    prepare("MNIST", DEFAULT_ROOT)
-    return DEFAULT_ROOT
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
+    """Changes into an empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,121 +1,119 @@
-"""Measuring a trained run again: the commands validate and test."""
+"""The commands validate and test: they measure a trained network again, on the data that its checkpoint names."""
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from jsonargparse import Namespace
 
-from lit_mnist.cli.command_line import CommandLine
+from lit_mnist.cli import DONE
+from lit_mnist.cli.options import make_trainer, option_parser, parse
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.datasets.files import DATASETS
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.plots import as_png
-from lit_mnist.record.atomic import write_durably
-from lit_mnist.record.checkpoint import data_of, find_checkpoint, list_checkpoints
-from lit_mnist.record.events import EventLog, event_files
+from lit_mnist.plots import as_png, draw_confusion, draw_mistakes
+from lit_mnist.record.atomic import write_atomically
+from lit_mnist.record.checkpoint import TrainedNetwork, load_network, read_checkpoint
+from lit_mnist.record.events import EventFile, event_files
 from lit_mnist.record.folder import RunFolder
-from lit_mnist.training.mistakes import draw_confusion, draw_mistakes
+from lit_mnist.training.progress import format_metric
 
-SPLIT = ("batch_size", "dataset", "train_size", "val_size")
-IMAGES_SUFFIX = ".test"  # of the event file that holds pictures, not points
+SPLIT = ("dataset", "val_size", "seed")  # what decides which images were held out
+PICTURES_SUFFIX = ".test"  # of the event file that holds pictures, not points
 
 
-def evaluate_run(command: str, options: list[str]) -> None:
-    """Measures the network of `--ckpt_path` on the data that its run was configured with, and prints loss and accuracy.
+def validate(options: list[str]) -> int:
+    """Measures loss and accuracy on the images that the run held out of training."""
+    return _evaluate("validate", options)
 
-    Args:
-        command: validate or test.
-        options: What follows it on the command line; they override the run's configuration.
 
-    Raises:
-        ValueError: There is no usable checkpoint, or nothing to validate on.
-    """
-    path = _checkpoint_asked_for(command, options)
-    folder = RunFolder(path.parent.parent)
-    trained_on = data_of(path)
-    configured = ["--config", str(folder.config_path)] if folder.config else _options(trained_on)
-    # on one device, however many the run had, so that every image is measured once and no other process has to start
-    alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
-    all_images = ["--trainer.limit_val_batches", "1.0", "--trainer.limit_test_batches", "1.0"]
-    command_line = CommandLine(command, [*configured, *alone, *all_images, *options])
-    data, trainer = command_line.datamodule, command_line.trainer
-    assert isinstance(data, MNISTDataModule)
-    if trainer.world_size > 1:
-        raise ValueError(f"{command} measures on one device, not on {trainer.world_size}.")
-    for name in ("limit_val_batches", "limit_test_batches"):
-        if repr(getattr(trainer, name)) != "1.0":  # 1 is one batch
-            raise ValueError(f"{command} measures on every image; leave --trainer.{name} out.")
-    model = LitMLP.load_from_checkpoint(path)
+def test(options: list[str]) -> int:
+    """Measures loss and accuracy on every test image, and draws the mistakes."""
+    return _evaluate("test", options)
+
+
+def _evaluate(command: str, options: list[str]) -> int:
+    if options and not options[0].startswith("-"):  # the run by itself, as `report` takes it
+        options = ["--ckpt_path", *options]
+    asked = parse(command, options)
+    if not asked.ckpt_path:
+        raise ValueError(f"{command} needs a run folder or a checkpoint file: lit_mnist {command} logs/lr0.1/version_0.")
+    network = load_network(Path(asked.ckpt_path))
+    checkpoint = read_checkpoint(network.path)
+    # only plain values of the record are used; nothing that it says can name code to run
+    config = parse(command, [*_options_of_run(checkpoint), *options])
     if command == "validate":
-        _check_held_out(data, trained_on)
+        _check_held_out(config, checkpoint)
+    init = option_parser(command).instantiate_classes(config)
+    data = init.data
+    data.setup()
+    model = LitMLP(image_shape=network.mlp.image_shape, classes=network.mlp.classes, hidden=network.mlp.hidden)
+    model.mlp = network.mlp
+    if data.data.image_shape != network.mlp.image_shape or len(data.data.classes) != network.mlp.classes:
+        raise ValueError(f"{config.data.dataset} has other images or classes than the network; name its own --data.dataset.")
+    torch.set_num_threads(config.threads)
+    trainer = make_trainer(init.trainer, enable_progress_bar=False)  # it is done in a second
+    _check_trainer(command, trainer)
     (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)
     for tag, value in measured.items():
-        print(f"{tag:>14}  {f'{100 * value:.2f} %' if tag.endswith('accuracy') else f'{value:.4f}'}")
-    of_its_kind = data.dataset == trained_on.get("dataset")
-    if command == "test" and of_its_kind and _is_the_result(path, folder) and trainer.is_global_zero:
-        _show_mistakes(folder, model, data)
+        print(f"{tag:>14}  {format_metric(tag, value)}")
+    if command == "test":
+        _show_mistakes(trainer, model, data, network, config.out)
+    return DONE
 
 
-def _checkpoint_asked_for(command: str, options: list[str]) -> Path:
-    given = None
-    for option, following in pairwise([*options, ""]):
-        name, equals, value = option.partition("=")
-        if name == "--ckpt_path":
-            given = value if equals else following
-    if given:
-        return find_checkpoint(Path(given))
-    if "--help" in options or "-h" in options:
-        CommandLine(command, options)  # prints it and exits
-    raise ValueError(f"{command} needs --ckpt_path, a run folder or a checkpoint file.")
+def _options_of_run(checkpoint: dict[str, Any]) -> list[str]:
+    """Returns the options under which the run of a checkpoint can be measured again."""
+    data = checkpoint.get("MNISTDataModule", {})
+    values = {f"--data.{name}": data.get(name) for name in ("batch_size", "dataset", "root", "val_size")}
+    values["--seed_everything"] = data.get("seed")
+    recorder = checkpoint.get("callbacks", {}).get("Recorder", {})
+    values["--trainer.precision"] = recorder.get("experiment", {}).get("precision")
+    plain = {name: value for name, value in values.items() if isinstance(value, (str, int))}
+    return [str(word) for option in plain.items() for word in option]
 
 
-def _options(trained_on: dict[str, Any]) -> list[str]:
-    """Those that give a network its data back, where there is no configuration of its run."""
-    options = {f"--data.{name}": trained_on[name] for name in SPLIT if name in trained_on}
-    if "seed" in trained_on:
-        options["--seed_everything"] = trained_on["seed"]
-    return [str(word) for option in options.items() for word in option]
-
-
-def _check_held_out(data: MNISTDataModule, trained_on: dict[str, Any]) -> None:
-    if not data.val_size:
+def _check_held_out(config: Namespace, checkpoint: dict[str, Any]) -> None:
+    if not config.data.val_size:
         raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")
-    for name in ("dataset", "val_size", "seed"):
-        ours, theirs = getattr(data, name), trained_on.get(name)
-        if trained_on and ours != theirs:
+    data = checkpoint.get("MNISTDataModule", {})
+    for name in SPLIT:
+        ours, theirs = config.data[name], data.get(name)
+        if ours != theirs:
             raise ValueError(f"{name} is {ours}, but the network was trained with {theirs}: it may have seen these images.")
 
 
-def _is_the_result(path: Path, folder: RunFolder) -> bool:
-    """Whether the network is that of a finished run, so that pictures belong to its record."""
-    return folder.is_finished and folder.config is not None and list_checkpoints(folder.path)[:1] == [path]
+def _check_trainer(command: str, trainer: pl.Trainer) -> None:
+    if trainer.world_size > 1:
+        raise ValueError(f"{command} measures on one device, not on {trainer.world_size}; leave --trainer.devices out.")
+    for name in ("limit_val_batches", "limit_test_batches"):
+        if repr(getattr(trainer, name)) != "1.0":  # 1 is one batch
+            raise ValueError(f"{command} measures on every image; leave --trainer.{name} out.")
 
 
-def _show_mistakes(folder: RunFolder, model: LitMLP, data: MNISTDataModule) -> None:
-    """Draws the confusion matrix and the most confident mistakes into the run folder and TensorBoard's image tab."""
-    logits, labels = _test_logits(model, data)
-    images = torch.cat([images.cpu() for images, _ in data.test_dataloader()])
-    classes = DATASETS[data.dataset].classes
+def _show_mistakes(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, network: TrainedNetwork, out: str) -> None:
+    """Draws the confusion matrix and the most confident mistakes into a folder and TensorBoard's image tab."""
+    run = RunFolder(network.path.parent.parent)
+    is_the_result = run.is_finished and run.checkpoints[:1] == [network.path] and data.dataset == network.dataset
+    if not out and not is_the_result:  # the pictures belong to the record of a finished run only
+        return
+    folder = Path(out) if out else run.path
+    images, labels = (torch.cat(parts) for parts in zip(*data.test_dataloader(), strict=True))
+    with torch.inference_mode(), trainer.precision_plugin.val_step_context():
+        logits = torch.cat([model(batch.to(model.device)).float().cpu() for batch, _ in data.test_dataloader()])
     figures = {
-        "confusion": draw_confusion(labels, logits.argmax(1), classes),
-        "mistakes": draw_mistakes(images, labels, logits, classes),
+        "confusion": draw_confusion(labels.cpu(), logits.argmax(1), network.class_names),
+        "mistakes": draw_mistakes(images.cpu(), labels.cpu(), logits, network.class_names),
     }
-    for old in event_files(folder.path):
-        if old.name.endswith(IMAGES_SUFFIX):
-            old.unlink()  # of an earlier test: the tab should show each picture once
-    events = EventLog(folder.path, filename_suffix=IMAGES_SUFFIX)
-    for name, figure in figures.items():
-        write_durably(folder.path / f"{name}.png", as_png(figure))
-        print(f"{name:>14}  {folder.path / name}.png")
-        events.log_figure(f"test/{name}", figure, step=0)
-    events.close()
-
-
-@torch.inference_mode()
-def _test_logits(model: LitMLP, data: MNISTDataModule) -> tuple[Tensor, Tensor]:
-    device, dtype = model.device, model.mlp.dtype  # the Trainer leaves the module on the CPU, in the run's precision
-    with model.in_precision():
-        batches = [(model(images.to(device, dtype)).cpu(), labels.cpu()) for images, labels in data.test_dataloader()]
-    return torch.cat([logits for logits, _ in batches]), torch.cat([labels for _, labels in batches])
+    pictures = {name: as_png(figure) for name, figure in figures.items()}
+    for name, picture in pictures.items():
+        write_atomically(folder / f"{name}.png", picture)
+        print(f"{name:>14}  {folder / name}.png")
+    if not out:
+        for old in event_files(folder):
+            if old.name.endswith(PICTURES_SUFFIX):
+                old.unlink()  # of an earlier test: the tab should show each picture once
+        events = EventFile(folder, PICTURES_SUFFIX)
+        for name, picture in pictures.items():
+            events.add_png(f"test/{name}", picture, step=0)
+        events.close()

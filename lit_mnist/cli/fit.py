@@ -18,7 +18,7 @@ def fit(options: list[str]) -> int:
         Stopped: By a signal.
     """
     try:
-        result = train(run_options(options))
+        trained = train(run_options(options))
     except Diverged as diverged:  # in a trial run, which has no record
         print(f"lit_mnist: {diverged}", file=sys.stderr)
         return DIVERGED
@@ -27,4 +27,4 @@ def fit(options: list[str]) -> int:
             print("lit_mnist: stopped; the same command resumes from the end of the last whole epoch.", file=sys.stderr)
             raise
         return DONE
-    return DIVERGED if result is not None and result.outcome == "diverged" else DONE
+    return DIVERGED if trained is not None and trained[1].outcome == "diverged" else DONE

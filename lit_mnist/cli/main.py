@@ -1,20 +1,27 @@
 """The command line: finds the command, imports what it needs and no more, and turns mistakes into one sentence."""
 
+import difflib
+import logging
+import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from lit_mnist import __version__
-from lit_mnist.cli.command import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from lit_mnist.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from lit_mnist.record.printable import one_line
 from lit_mnist.training.signals import Stopped, stopping_on_signals
 
 COMMANDS = {
     "fit": ("lit_mnist.cli.fit:fit", "train a network and record the run"),
-    "validate": ("lit_mnist.cli.fit:validate", "measure a trained network on the images held out of training"),
-    "test": ("lit_mnist.cli.fit:test", "measure a trained network on the test images, and draw its mistakes"),
-    "predict": ("lit_mnist.predict.predict:main", "tell the digits in your own pictures"),
+    "validate": ("lit_mnist.cli.evaluate:validate", "measure a trained network on the images held out of training"),
+    "test": ("lit_mnist.cli.evaluate:test", "measure a trained network on the test images, and draw its mistakes"),
+    "predict": ("lit_mnist.predict.predict:main", "classify your own pictures"),
     "study": ("lit_mnist.study:main", "run many configurations with several seeds each"),
-    "report": ("lit_mnist.report:main", "turn the runs of a study into tables, figures and findings"),
+    "report": ("lit_mnist.report:main", "say what the runs of a study show, with figures and tables"),
+    "compare": ("lit_mnist.report.compare:main", "show what differs between two runs"),
     "export": ("lit_mnist.predict.export:main", "write a trained network as ONNX or safetensors"),
 }
 
@@ -24,7 +31,7 @@ USAGE = "\n".join(
         "",
         *(f"  {name:10}{what}" for name, (_, what) in COMMANDS.items()),
         "",
-        "  lit_mnist fit --config lr0.1          the published network: 20 epochs, about two minutes",
+        "  lit_mnist fit --config lr0.1          the published network: 20 epochs, about a minute",
         "  tensorboard --logdir logs             its curves",
         "",
         "exit codes: 0 done, 2 bad input, 3 the training loss diverged, 130 Ctrl-C, 143 SIGTERM, 1 anything else",
@@ -50,15 +57,21 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"lit_mnist {__version__}")
         return DONE
     if command not in COMMANDS:
-        return _complain(f"there is no command {command}; there are {', '.join(COMMANDS)}.", BAD_INPUT)
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
+        return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
     module, function = COMMANDS[command][0].split(":")
     try:
         with stopping_on_signals():
-            code: int = getattr(import_module(module), function)(options)
+            run = getattr(import_module(module), function)
+            with quiet():
+                code: int = run(options)
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
+    except ImportError as missing:
+        return _complain(f"{missing}; install the package again: pip install lit_mnist.", FAILED)
     except ValueError as mistake:
         return _complain(str(mistake), BAD_INPUT)
     except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as mistake:
@@ -69,5 +82,26 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _complain(sentence: str, code: int) -> int:
-    print(f"lit_mnist: {sentence}", file=sys.stderr)
+    print(f"lit_mnist: {one_line(' '.join(sentence.split()))}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what the libraries below say to each other's developers; what concerns the run, we say."""
+    # jsonargparse complains of calls that Lightning makes; an environment variable is the only way to stop it
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]  # which advertise at INFO
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
+        warnings.filterwarnings("ignore", "The number of training batches")  # blocks, here
+        warnings.filterwarnings("ignore", "Total length of")  # no image is held out for validation
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a profiler reports
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

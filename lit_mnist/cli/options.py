@@ -1,6 +1,7 @@
 """The options of fit, validate and test: parsed from signatures and YAML, checked, and turned into objects."""
 
 import copy
+import json
 import re
 import shlex
 from pathlib import Path
@@ -8,14 +9,16 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined] # not in its __all__
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
+from lit_mnist.cli.mistakes import PLAIN_SGD, REFUSED, one_sentence
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.engines.blocks import EngineName
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.configs import find_config, read_config
+from lit_mnist.record.folder import RunFolder
 from lit_mnist.training.train import RunOptions
 
 TRAINER_DEFAULTS = {
@@ -28,19 +31,6 @@ TRAINER_DEFAULTS = {
 DEFAULT_SEED = 1
 # Two threads gain a third at batch 128, little at batch 32, and lose at batch 8 (README, "Speed").
 ONE_THREAD_BELOW = 64  # images per mini-batch
-PLAIN_SGD = "training is plain SGD, and nothing changes its steps; use LitMLP with your own Trainer for that"
-# Options of the Trainer that `fit` refuses, each with the reason.
-REFUSED = {
-    "gradient_clip_val": PLAIN_SGD,
-    "gradient_clip_algorithm": PLAIN_SGD,
-    "accumulate_grad_batches": PLAIN_SGD,
-    "reload_dataloaders_every_n_epochs": "the images are in memory, and each epoch has an order of its own",
-    "overfit_batches": "use --data.train_size to train on a few images",
-    "max_time": "the result of a run must not depend on the clock; use --trainer.max_epochs",
-    "default_root_dir": "use --run_dir",
-    "enable_checkpointing": "a checkpoint is saved at the end of every epoch",
-    "barebones": "the record of a run is kept",
-}
 NOT_PLAIN_SGD = (
     pl.callbacks.BatchSizeFinder,
     pl.callbacks.GradientAccumulationScheduler,
@@ -49,58 +39,54 @@ NOT_PLAIN_SGD = (
     pl.callbacks.StochasticWeightAveraging,
     pl.callbacks.WeightAveraging,
 )
+PLAIN_TRAINER_OPTIONS = (
+    "max_epochs",
+    "max_steps",
+    "precision",
+    "limit_train_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "devices",
+)  # taken over from the run that --ckpt_path names
 NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 
 
 class OptionParser(LightningArgumentParser):
-    """Reports a mistake as one sentence instead of a usage text.
-
-    Args:
-        command: fit, validate or test.
-    """
-
-    def __init__(self, command: str) -> None:
-        super().__init__(prog=f"lit_mnist {command}", description=DESCRIPTIONS[command])
-        self.add_argument("--seed_everything", type=int, default=DEFAULT_SEED, help="Seed of weights, order and split.")
-        self.add_argument(
-            "--threads",
-            type=int,
-            default=0,
-            help="CPU threads; results are bit-identical only for the same number. 0: 1 below batch size 64, else 2.",
-        )
-        if command == "fit":
-            self.add_argument("--name", type=str, default="", help="Name of the configuration. Default: its file's stem.")
-            self.add_argument("--run_dir", type=str, default="", help="Run folder. Default: logs/NAME/version_N, the next free N.")
-            self.add_argument("--test_every_epoch", type=bool, default=True, help="Measure test accuracy after every epoch.")
-            self.add_argument(
-                "--engine",
-                type=EngineName,
-                default="exact",
-                help="exact: the same bits as a plain PyTorch loop. fast: the same SGD, rounded differently, on a CPU.",
-            )
-            self.add_argument(
-                "--steps_per_block",
-                type=int,
-                default=0,
-                help="SGD steps per call of the Trainer's training_step; changes the speed only. 0: as many as 4,096 images hold.",
-            )
-        self.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help='Run folder or checkpoint file; with fit, to resume from ("last": the newest unfinished run).',
-        )
-        self.add_lightning_class_args(LitMLP, "model")
-        self.add_lightning_class_args(MNISTDataModule, "data")
-        self.add_class_arguments(
-            pl.Trainer, "trainer", skip=set(REFUSED), fail_untyped=False, instantiate=False, sub_configs=True
-        )
-        self.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
-        self.link_arguments("seed_everything", "data.seed")
-        self.link_arguments("seed_everything", "model.seed")
+    """Reports a mistake as one sentence instead of a usage text."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ValueError(_one_sentence(message))
+        raise ValueError(message)
+
+
+def option_parser(command: str) -> OptionParser:
+    """Makes the parser of a command: fit, validate or test."""
+    parser = OptionParser(prog=f"lit_mnist {command}", description=DESCRIPTIONS[command], allow_abbrev=False)
+    add = parser.add_argument
+    add("-c", "--config", action=ActionConfigFile, help="Shipped configuration, or YAML file of options.")
+    add("--seed_everything", type=int, default=DEFAULT_SEED, help="Seed of weights, order and split.")
+    threads = "CPU threads; results are bit-identical only for the same number. 0: 1 below batch size 64, else 2."
+    add("--threads", type=int, default=0, help=threads)
+    if command == "fit":
+        add("--name", type=str, default="", help="Name of the configuration. Default: its file's stem.")
+        add("--run_dir", type=str, default="", help="Run folder. Default: logs/NAME/version_N, the next free N.")
+        add("--test_every_epoch", type=bool, default=True, help="Measure test accuracy after every epoch.")
+        engines = "exact: the same bits as a plain PyTorch loop. fast: the same SGD, rounded differently, on a CPU."
+        add("--engine", type=EngineName, default="exact", help=engines)
+        blocks = "SGD steps per call of the Trainer's training_step; changes the speed only. 0: as many as 4,096 images hold."
+        add("--steps_per_block", type=int, default=0, help=blocks)
+    if command == "test":
+        add("--out", type=str, default="", help="Folder for the pictures. Default: that of a finished run.")
+    checkpoints = 'Run folder or checkpoint file; with fit, to resume from ("last": the newest unfinished run).'
+    add("--ckpt_path", type=str | None, default=None, help=checkpoints)
+    parser.add_lightning_class_args(LitMLP, "model")
+    parser.add_lightning_class_args(MNISTDataModule, "data")
+    parser.add_class_arguments(
+        pl.Trainer, "trainer", skip=set(REFUSED), fail_untyped=False, instantiate=False, sub_configs=True
+    )
+    parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+    parser.link_arguments("seed_everything", "data.seed")
+    parser.link_arguments("seed_everything", "model.seed")
+    return parser
 
 
 DESCRIPTIONS = {
@@ -108,22 +94,6 @@ DESCRIPTIONS = {
     "validate": "Measures a trained network on the images held out of training.",
     "test": "Measures a trained network on the test images, and draws its mistakes.",
 }
-
-
-def _one_sentence(message: str) -> str:
-    """Shortens what jsonargparse says over many lines: the option, what it takes, what it got."""
-    text = " ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).split())
-    text = text.replace("typing.", "").replace("NoneType", "null")
-    for name, reason in REFUSED.items():
-        if re.search(rf"\btrainer\.{name}\b", text):
-            return f"--trainer.{name}: {reason}."
-    option = re.match(r'Parser key "([^"]+)": ?', text)
-    name, text = (f"--{option[1]}: ", text[option.end() :]) if option else ("", text)
-    expected = list(dict.fromkeys(re.findall(r"[Ee]xpected an? ([\w\[\]', ]+?)(?:\.| - | Given|$)", text)))
-    value = re.search(r"(?:Given|Got) value: (.*)$", text)
-    if expected and value:
-        text = f"expected {' or '.join(expected)}, not {value[1]}."
-    return (name + text).rstrip(".") + "."
 
 
 def parse(command: str, options: list[str]) -> Namespace:
@@ -135,7 +105,11 @@ def parse(command: str, options: list[str]) -> Namespace:
     Raises:
         ValueError: An option does not exist, or its value is out of range.
     """
-    config = OptionParser(command).parse_args(_with_configs_found(options))
+    parser = option_parser(command)
+    try:
+        config = parser.parse_args(_completed(command, options))
+    except ValueError as mistake:
+        raise ValueError(one_sentence(str(mistake), parser.get_defaults(skip_validation=True).keys())) from None
     if not 0 <= config.seed_everything < 2**32:
         raise ValueError(f"--seed_everything must be 0..{2**32 - 1}, not {config.seed_everything}.")
     if config.threads < 0:
@@ -155,18 +129,56 @@ def parse(command: str, options: list[str]) -> Namespace:
     return config
 
 
-def _with_configs_found(options: list[str]) -> list[str]:
-    """Replaces the names of shipped configurations by their files, and checks that each file holds options."""
-    found, is_config = [], False
+def _completed(command: str, options: list[str]) -> list[str]:
+    """Replaces the names of shipped configurations by their files, and shorthand values by what the parser takes."""
+    completed, name = [], ""
     for option in options:
-        name, equals, value = option.partition("=")
-        if is_config:
-            option = _found(option)
-        elif equals and name in ("--config", "-c"):
-            option = f"{name}={_found(value)}"
-        is_config = option in ("--config", "-c")
-        found.append(option)
-    return found
+        if option.startswith("--") or option == "-c":
+            name, equals, value = option.partition("=")
+            option = f"{name}={_value(name, value)}" if equals else option
+        else:
+            option, name = _value(name, option), ""
+        completed.append(option)
+    named = [option.partition("=")[0] for option in completed]
+    if command == "fit" and "--ckpt_path" in named and "--config" not in named and "-c" not in named:
+        at = named.index("--ckpt_path")
+        path = completed[at].partition("=")[2] or "".join(completed[at + 1 : at + 2])
+        completed = [*_options_of_run(path), *completed]
+    return completed
+
+
+def _value(name: str, value: str) -> str:
+    if name in ("--config", "-c"):
+        return _found(value)
+    if name == "--model.hidden" and re.fullmatch(r"\d+(,\d+)*,?", value):  # 128 or 128,64
+        return f"[{value}]"
+    return value
+
+
+def _options_of_run(path: str) -> list[str]:
+    """Returns the settings of a run that `--ckpt_path` names, so that it is resumed without typing them again.
+
+    Only plain values are taken from its config.yaml.
+
+    Raises:
+        ValueError: The run has settings that name code, which must be typed.
+    """
+    folder = Path(path) if Path(path).is_dir() else Path(path).parent.parent
+    config = RunFolder(folder).config or {}
+    options = {name: config.get(name) for name in ("seed_everything", "threads", "name", "test_every_epoch", "engine")}
+    options |= {f"{group}.{name}": value for group in ("model", "data") for name, value in _items(config.get(group))}
+    trainer = dict(_items(config.get("trainer")))
+    options |= {f"trainer.{name}": trainer.get(name) for name in PLAIN_TRAINER_OPTIONS}
+    for name in ("callbacks", "plugins"):
+        if trainer.get(name):
+            raise ValueError(f"{path} was trained with --trainer.{name}, which names code; give it and --config again.")
+    linked = ("model.seed", "data.seed", "model.image_shape", "model.classes")
+    plain = {name: value for name, value in options.items() if value is not None and name not in linked}
+    return [word for name, value in plain.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
+
+
+def _items(group: Any) -> Any:
+    return group.items() if isinstance(group, dict) else ()
 
 
 def _found(config: str) -> str:
@@ -177,7 +189,7 @@ def _found(config: str) -> str:
 
 def resolved(command: str, config: Namespace) -> dict[str, Any]:
     """Returns the configuration as plain values, defaults included, without what is not part of the experiment."""
-    plain: dict[str, Any] = yaml.safe_load(OptionParser(command).dump(config, skip_none=False, format="yaml"))
+    plain: dict[str, Any] = yaml.safe_load(option_parser(command).dump(config, skip_none=False, format="yaml"))
     return {key: value for key, value in plain.items() if key not in NOT_PART_OF_THE_EXPERIMENT}
 
 
@@ -189,7 +201,10 @@ def run_options(options: list[str]) -> RunOptions:
     """
     config = parse("fit", options)
     pl.seed_everything(config.seed_everything, verbose=False)
-    init = OptionParser("fit").instantiate_classes(copy.deepcopy(config))
+    try:
+        init = option_parser("fit").instantiate_classes(copy.deepcopy(config))
+    except ValueError as mistake:
+        raise ValueError(one_sentence(str(mistake), ())) from None
     for callback in _as_list(init.trainer.callbacks):
         if isinstance(callback, NOT_PLAIN_SGD):
             raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {PLAIN_SGD}.")

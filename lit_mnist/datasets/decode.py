@@ -47,7 +47,7 @@ def read_idx(path: Path, most: int = MOST_BYTES) -> tuple[Array, str]:
         content = file.read(size + 1)
         if len(content) != size:
             raise ValueError(f"has {'more' if len(content) > size else 'fewer'} than the {size:,} bytes its header promises")
-    values = np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+        values = np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
     return values, hashlib.sha256(header + content).hexdigest()
 
 

@@ -132,17 +132,15 @@ def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) ->
         first_column = entry is not None and entry.labels_in_first_column and values.ndim == 2
         paths.append(path)
         arrays.append(values[:, 0] if first_column else values)
-    train_shape, test_shape = (len(arrays[0]), *arrays[0].shape[1:]), (len(arrays[2]), *arrays[0].shape[1:])
-    classes = tuple(str(label) for label in range(len(np.unique(arrays[1]))))
-    if entry:
-        train_shape, test_shape = (entry.train_size, *entry.image_shape), (entry.test_size, *entry.image_shape)
-        classes = entry.classes
-    _check_split(paths[:2], arrays[:2], train_shape, len(classes))
+    train_size, test_size = (entry.train_size, entry.test_size) if entry else (len(arrays[0]), len(arrays[2]))
+    image_shape = entry.image_shape if entry else arrays[0].shape[1:]
+    classes = entry.classes if entry else tuple(str(label) for label in range(len(np.unique(arrays[1]))))
+    _check_split(paths[:2], arrays[:2], (train_size, *image_shape), len(classes))
     if len(np.unique(arrays[1])) < max(len(classes), 2):
         raise ValueError(
             f"{paths[1]} has the labels {_listed(np.unique(arrays[1]).tolist())}; every class needs images, two at least."
         )
-    _check_split(paths[2:], arrays[2:], test_shape, len(classes))
+    _check_split(paths[2:], arrays[2:], (test_size, *image_shape), len(classes))
     return _data_set(name, classes, arrays, sums)
 
 

@@ -11,9 +11,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from torch import Tensor
 
-from lit_mnist.data import EpochLoader
+from lit_mnist.datasets.loaders import Batch, EpochLoader
 from lit_mnist.engines.exact import Engine, ExactEngine
-from lit_mnist.lit_mlp import Batch, LitMLP
+from lit_mnist.lit_mlp import LitMLP
 
 EngineName = Literal["exact", "fast"]
 Module = TypeVar("Module", bound=LitMLP)
@@ -159,7 +159,9 @@ def _agree_on_steps(checkpoint: dict[str, Any]) -> None:
     loop, steps = checkpoint.get("loops", {}).get("fit_loop"), checkpoint["global_step"]
     if loop:
         loop["epoch_loop.manual_optimization.optim_step_progress"]["total"].update(ready=steps, completed=steps)
-        loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"].update(ready=steps, completed=steps)
+        loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"].update(
+            ready=steps, completed=steps
+        )
 
 
 def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
@@ -168,15 +170,19 @@ def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
         "devices": trainer.world_size == 1,
         "accumulate_grad_batches": trainer.accumulate_grad_batches == 1,
         "gradient_clip_val": not trainer.gradient_clip_val,
-        "limit_train_batches": isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1.0,  # type: ignore[attr-defined]
-        "val_check_interval": isinstance(trainer.val_check_interval, float) and trainer.val_check_interval == 1.0,  # type: ignore[attr-defined]
+        "limit_train_batches": isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1.0,
+        "val_check_interval": isinstance(trainer.val_check_interval, float) and trainer.val_check_interval == 1.0,
         "overfit_batches": not trainer.overfit_batches,  # type: ignore[attr-defined]
         "fast_dev_run": not trainer.fast_dev_run,  # type: ignore[attr-defined]
         "precision 16-mixed": trainer.scaler is None,
     }
     for name, works_in_blocks in options.items():
         if not works_in_blocks:
-            return f"{name} counts single mini-batches" if "_batches" in name or "interval" in name else f"{name} needs single steps"
+            return (
+                f"{name} counts single mini-batches"
+                if "_batches" in name or "interval" in name
+                else f"{name} needs single steps"
+            )
     own = next(kind for kind in type(module).__mro__ if kind.__name__ != _BlockStepping.__name__ and not _is_made_here(kind))
     for hook in MODULE_HOOKS:
         if getattr(own, hook) is not getattr(LitMLP, hook):

@@ -139,7 +139,8 @@ def find_checkpoint(run_or_file: Path) -> Path:
             print(f"lit_mnist: {damage} Trying the one before it.", file=sys.stderr)
         else:
             return path
-    raise ValueError(f"{one_line(str(run_or_file))} holds no usable checkpoint; name a run folder, such as logs/lr0.1/version_0.")
+    name = one_line(str(run_or_file))
+    raise ValueError(f"{name} holds no usable checkpoint; name a run folder, such as logs/lr0.1/version_0.")
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -165,7 +166,7 @@ def load_network(run_or_file: Path) -> TrainedNetwork:
     checkpoint = read_checkpoint(path)
     mlp = build_mlp(checkpoint, path)
     if not all(bool(weights.isfinite().all()) for weights in mlp.state_dict().values()):
-        raise ValueError(f"{one_line(str(path))} holds weights that are not finite, as a diverged run leaves; it cannot be used.")
+        raise ValueError(f"{one_line(str(path))} holds weights that are not finite, as a diverged run has; it cannot be used.")
     with torch.inference_mode():
         if not mlp(torch.rand(1, *mlp.image_shape, generator=torch.Generator().manual_seed(0))).isfinite().all():
             raise ValueError(f"{one_line(str(path))} computes logits that are not finite; it cannot be used.")

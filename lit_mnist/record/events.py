@@ -12,7 +12,6 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 PATTERN = "events.out.tfevents.*"
@@ -74,18 +73,9 @@ class EventFile:
 
     def add_hyperparameters(self, hyperparameters: Mapping[str, Any], tags: tuple[str, ...]) -> None:
         """Adds the run's row of the HPARAMS table; `tags` are those of the scalars to show beside the hyperparameters."""
-        infos = [
-            api_pb2.HParamInfo(
-                name=name, type=api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
-            )
-            for name, value in hyperparameters.items()
-        ]
-        metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in tags]
-        for part in (
-            summary.experiment_pb(infos, metrics),
-            summary.session_start_pb(dict(hyperparameters)),
-            summary.session_end_pb(api_pb2.STATUS_SUCCESS),
-        ):
+        from torch.utils.tensorboard.summary import hparams
+
+        for part in hparams(dict(hyperparameters), dict.fromkeys(tags, 0.0)):
             self._add(list(part.value), 0)
 
     def flush(self) -> None:

@@ -32,4 +32,5 @@ def refuse_other_experiment(now: Mapping[str, Any], then: Mapping[str, Any], epo
 
 def environment_changes(now: Mapping[str, Any], then: Mapping[str, Any]) -> list[str]:
     """Lists in sentences what differs between the environments of two processes of one run."""
-    return [f"{name} is {now[name]}, but the run was begun with {then.get(name)}" for name in now if now[name] != then.get(name)]
+    changed = (name for name in now if now[name] != then.get(name))
+    return [f"{name} is {now[name]}, but the run was begun with {then.get(name)}" for name in changed]

@@ -59,8 +59,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> list[Path]:
         """The checkpoints that `fit` saved here, newest first; a callback of the user's may save others beside them."""
-        found = [(re.fullmatch(r"step=(\d{1,18})\.ckpt", path.name), path) for path in (self.path / "checkpoints").glob("step=*")]
-        return [path for _, path in sorted(((int(match[1]), path) for match, path in found if match), reverse=True)]
+        names = (
+            (re.fullmatch(r"step=(\d{1,18})\.ckpt", path.name), path) for path in (self.path / "checkpoints").glob("*.ckpt")
+        )
+        return [path for _, path in sorted(((int(name[1]), path) for name, path in names if name), reverse=True)]
 
     def checkpoint_path(self, step: int) -> Path:
         """Returns the place of the checkpoint after `step` SGD steps."""

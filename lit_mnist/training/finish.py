@@ -4,7 +4,6 @@ import math
 import sys
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
 from lit_mnist.data import MNISTDataModule
@@ -12,7 +11,7 @@ from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.plots import as_png, draw_loss_curve
 from lit_mnist.record.atomic import write_atomically
 from lit_mnist.record.provenance import commit, machine, versions, weights_sha256
-from lit_mnist.record.result import RULE_VERSION, Place, Result, Times, judge, write_result
+from lit_mnist.record.result import RULE_VERSION, Outcome, Place, Result, Times, judge, write_result
 from lit_mnist.training.recorder import Diverged, Recorder, evaluate, now
 
 TAGS = ("train/loss", "train/accuracy", "test/accuracy")  # scalars of the HPARAMS table
@@ -44,6 +43,7 @@ def finish(
     if not trainer.is_global_zero:
         return None
     history, experiment = recorder.history, recorder.experiment
+    outcome: Outcome
     outcome, reason = ("diverged", str(diverged)) if diverged else judge(history.train_loss, experiment["classes"])
     result = Result(
         name=name,

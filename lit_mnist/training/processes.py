@@ -72,12 +72,11 @@ def check_strategy(trainer: pl.Trainer) -> None:
         raise ValueError("--trainer.strategy: several devices make the same SGD steps under ddp only; choose ddp.")
 
 
-def group_gradients(trainer: pl.Trainer, module: pl.LightningModule, images: torch.Tensor) -> None:
+def group_gradients(module: pl.LightningModule, images: torch.Tensor) -> None:
     """Runs a backward pass without a step, because after its first one DDP regroups the gradients that it sums at once.
 
     From three devices on, the grouping decides in which order they are added, and so the last bit: the first step after a
     resume would differ from the same step of a run that was never stopped.
     """
-    assert trainer.model is not None
-    trainer.strategy.backward(trainer.model(images, torch.zeros(len(images), dtype=torch.long, device=module.device)), None)
+    module(images).sum().backward()  # through the parameters' hooks, which are DDP's
     module.zero_grad()

@@ -1,8 +1,8 @@
 """The callback that keeps the record of a run: its history, TensorBoard curves, and a checkpoint at the end of every epoch."""
 
 import time
-from collections.abc import Iterable
-from datetime import datetime, timezone
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
-from lit_mnist.data import Batch, MNISTDataModule
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.datasets.loaders import Batch
 from lit_mnist.engines.blocks import IMAGES_PER_BLOCK
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.events import EventFile
@@ -26,7 +27,7 @@ CHECKPOINT_FORMAT = 2  # 1: version 1.0, which resumed within epochs
 
 def now() -> str:
     """Returns the time in UTC, to the second, in ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Diverged(Exception):
@@ -96,7 +97,9 @@ class Recorder(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         history = msgspec.structs.replace(self.history, seconds=self.history.seconds + time.monotonic() - self._began)
-        random_state = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+        random_state = {"cpu": torch.get_rng_state()} | (
+            {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+        )
         return {
             "format": CHECKPOINT_FORMAT,
             "history": msgspec.to_builtins(history),
@@ -126,7 +129,7 @@ class Recorder(Checkpoint):
                 f"its record has {len(self.history.train_loss)}."
             )
         if trainer.world_size > 1:
-            group_gradients(trainer, pl_module, next(iter(trainer.datamodule.test_dataloader()))[0][:1])  # type: ignore[attr-defined]
+            group_gradients(pl_module, next(iter(trainer.datamodule.test_dataloader()))[0][:1])  # type: ignore[attr-defined]
         if trainer.is_global_zero and self.writes_events:
             self.folder.remove_events()
             self.events = EventFile(self.folder.path)
@@ -191,8 +194,8 @@ class Recorder(Checkpoint):
             data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined] # set by a connector
             _, measured["test accuracy"] = evaluate(trainer, pl_module, data.test_dataloader())
             history.test_accuracy.append(measured["test accuracy"])
-            pl_module.log("test/accuracy", measured["test accuracy"])
-        pl_module.log("train/seconds", history.train_seconds[-1])
+            pl_module.log("test/accuracy", measured["test accuracy"], sync_dist=True)
+        pl_module.log("train/seconds", history.train_seconds[-1], sync_dist=True)
         if self.events:
             self._write_points(epoch, with_blocks=False)
             self.events.flush()
@@ -206,7 +209,7 @@ class Recorder(Checkpoint):
         """Writes the points of an epoch, 0-based, to the event file."""
         assert self.events is not None
         history, when = self.history, self.history.ended[epoch]
-        curves = {
+        curves: dict[str, Sequence[float | None]] = {
             "train/loss": history.train_loss,
             "val/loss": history.val_loss,
             "val/accuracy": history.val_accuracy,

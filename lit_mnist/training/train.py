@@ -64,11 +64,11 @@ class RunOptions:
     trains_for_real: bool  # false: fast_dev_run, of which nothing is kept
 
 
-def train(options: RunOptions) -> Result | None:
+def train(options: RunOptions) -> tuple[Path, Result] | None:
     """Trains the run, or resumes it, and writes its record.
 
     Returns:
-        The result; None from the other processes of a run, and from a trial run that keeps no record.
+        The run folder and the result; None in the other processes of a run, and for a trial run that keeps no record.
 
     Raises:
         ValueError: The run cannot be what was asked for; nothing is left behind that was not there before.
@@ -80,7 +80,8 @@ def train(options: RunOptions) -> Result | None:
             _try_out(options)
             return None
         path, start = in_first(lambda: _claim(options, leaving), options.devices)
-        return _run(options, RunFolder(Path(path)), start and Path(start))
+        result = _run(options, RunFolder(Path(path)), start and Path(start))
+        return (Path(path), result) if result is not None else None
 
 
 @contextmanager
@@ -110,7 +111,7 @@ def _claim(options: RunOptions, leaving: ExitStack) -> list[str | None]:
     elsewhere = given is None or given.parent.parent.resolve() != folder.path.resolve()
     if elsewhere and folder.checkpoints:  # the same command resumes from where it has got to, not from where it began
         start = find_checkpoint(folder.path)
-    return [str(folder.path), start and str(start)]
+    return [str(folder.path), str(start) if start else None]
 
 
 def _lock(options: RunOptions, named: str | None) -> RunFolder:
@@ -215,7 +216,7 @@ def describe_experiment(model: LitMLP, data: MNISTDataModule, trainer: pl.Traine
     network = {name: value for name, value in dict(model.hparams).items() if name != "seed"}
     data_state = {name: value for name, value in data.state_dict().items() if name in EXPERIMENT}
     batches = -(-data.train_size // (data.batch_size * (1 if data.split_batch else trainer.world_size)))
-    limit: int | float = trainer.limit_train_batches  # type: ignore[attr-defined] # set by a connector
+    limit: int | float = trainer.limit_train_batches
     steps_per_epoch = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     return {
         **network,
