@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset, default_collate
 
-from lit_mnist.data import EpochLoader
+from lit_mnist.datasets.loaders import EpochLoader
 from lit_mnist.insight.activations import relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, Loss, batch_sharpness, random_batches, top_eigenpair
 from lit_mnist.insight.noise import gradient_noise
