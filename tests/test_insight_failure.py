@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lit_mnist.datasets.files import load
+from lit_mnist.datasets.loaders import Batch
 from lit_mnist.insight.branches import BranchTest, Effect, branch_test
 from lit_mnist.insight.curvature import Hessian
 from lit_mnist.insight.explain import explain, what_limits, what_prevents, what_showed, when_decided, which_image
 from lit_mnist.insight.failure import Failure, Rerun, explain_failure
-from lit_mnist.insight.replay import Batch, failure_index, measure_steps, moved, sgd
+from lit_mnist.insight.replay import failure_index, measure_steps, moved, sgd
 from lit_mnist.mlp import MLP
 
 CHANCE = math.log(10)

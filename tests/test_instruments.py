@@ -152,6 +152,14 @@ def test_measurements_are_logged_against_the_step_they_belong_to(data: TensorDat
     assert second["loss"] < first["loss"] < 2.3
 
 
+def test_a_module_is_measured_in_eval_mode_and_left_in_its_own(data: TensorDataset) -> None:
+    module, (images, labels) = perceptron(), (tensor[:100] for tensor in data.tensors)
+    values = Instruments(loss=cross_entropy).measure(module, images, labels, batch_size=32)
+    assert all(part.training for part in module.modules())
+    module.eval()
+    assert values["loss"] == pytest.approx(cross_entropy(module, images, labels).item(), rel=1e-6)
+
+
 def test_the_images_are_the_same_in_every_run_and_hang_on_the_seed(data: TensorDataset, tmp_path: Path) -> None:
     losses = []
     for seed in (0, 0, 1):

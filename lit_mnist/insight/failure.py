@@ -9,8 +9,9 @@ from statistics import median
 import torch
 from torch import nn
 
+from lit_mnist.datasets.loaders import Batch
 from lit_mnist.insight.curvature import Loss
-from lit_mnist.insight.replay import Batch, Step, failure_index, measure_steps, moved, sgd
+from lit_mnist.insight.replay import Step, failure_index, measure_steps, moved, sgd
 
 HORIZONS = (1, 2, 5, 10, 20, 50, 100)  # steps before a failure at which twins set out
 _SHOWN_AFTER = 20  # steps that are measured beyond the failure

@@ -68,7 +68,7 @@ def _squared_gradient_norm(module: nn.Module, loss: Loss, images: Tensor, labels
 
 
 def _norms_of_linear_layers(module: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> Tensor | None:
-    """Computes the norms of a stack of Linear layers from one backward pass, 60 times as fast as one pass per example.
+    """Computes the norms of a stack of Linear layers from one backward pass, 90 times as fast as `vmap` for the MLP.
 
     An example's gradient is delta a' for a weight and delta for a bias (a: input, delta: derivative by the output), so its
     squared norm is |delta|^2 (|a|^2 + 1). None: parameters elsewhere, or a layer used twice or on sequences.

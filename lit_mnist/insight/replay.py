@@ -9,11 +9,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lit_mnist.datasets.loaders import Batch
 from lit_mnist.insight.activations import Units, relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, Loss
 from lit_mnist.insight.noise import squared_gradient_norms
 
-Batch = tuple[Tensor, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
 
 
