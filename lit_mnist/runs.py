@@ -51,19 +51,16 @@ class Run:
 
         None stands for what was not measured. `pd.DataFrame(run.history)` works.
         """
-        result, rows = self.result, []
-        for epoch, loss in enumerate(result.train_loss_by_epoch):
-            rows.append(
-                {
-                    "epoch": epoch + 1,
-                    "train_loss": loss,
-                    "val_loss": _at(result.val_loss_by_epoch, epoch),
-                    "val_accuracy": _at(result.val_accuracy_by_epoch, epoch),
-                    "test_accuracy": _at(result.test_accuracy_by_epoch, epoch),
-                    "seconds": _at(result.times.train_seconds_by_epoch, epoch),
-                }
-            )
-        return rows
+        result = self.result
+        columns = {
+            "train_loss": result.train_loss_by_epoch,
+            "val_loss": result.val_loss_by_epoch,
+            "val_accuracy": result.val_accuracy_by_epoch,
+            "test_accuracy": result.test_accuracy_by_epoch,
+            "seconds": result.times.train_seconds_by_epoch,
+        }
+        epochs = range(len(result.train_loss_by_epoch))
+        return [{"epoch": epoch + 1} | {name: _at(values, epoch) for name, values in columns.items()} for epoch in epochs]
 
     def plot_loss(self) -> "Figure":
         """Draws the training loss against the epoch."""
@@ -104,7 +101,7 @@ class Runs(Sequence[Run]):
         return [_columns(run) | row for run in self for row in run.history]
 
     def results(self) -> list[dict[str, Any]]:
-        """Returns one dict per run: configuration, seed, outcome, final loss (nats), accuracies (fractions), seconds, folder."""
+        """Returns one dict per run: settings, outcome, final loss (nats), accuracies (fractions), seconds, folder."""
         return [
             _columns(run)
             | {
@@ -126,6 +123,16 @@ class Runs(Sequence[Run]):
         for run in self:
             curves.setdefault(run.result.name, []).append(run.result.train_loss_by_epoch)
         return draw_loss_curves(curves)
+
+    def findings(self) -> list[str]:
+        """Returns the report's answers to what the learning rate and the batch size do, with 95 % intervals."""
+        from lit_mnist.report.experiments import find_sweeps, group_runs
+        from lit_mnist.report.findings import lead_sentences
+        from lit_mnist.report.load import RecordedRun
+
+        configurations, _ = group_runs([RecordedRun(str(run.folder), run.result, run.folder) for run in self])
+        sweeps = [find_sweeps(configurations, "lr"), find_sweeps(configurations, "batch_size")]
+        return [sentence for found in sweeps if found for sentence in lead_sentences(found[0])]
 
 
 def _columns(run: Run) -> dict[str, Any]:

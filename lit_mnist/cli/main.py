@@ -8,9 +8,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 
 from lit_mnist import __version__
 from lit_mnist.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from lit_mnist.record.configs import find_config
 from lit_mnist.record.printable import one_line
 from lit_mnist.training.signals import Stopped, stopping_on_signals
 
@@ -18,7 +20,7 @@ COMMANDS = {
     "fit": ("lit_mnist.cli.fit:fit", "train a network and record the run"),
     "validate": ("lit_mnist.cli.evaluate:validate", "measure a trained network on the images held out of training"),
     "test": ("lit_mnist.cli.evaluate:test", "measure a trained network on the test images, and draw its mistakes"),
-    "predict": ("lit_mnist.predict.predict:main", "classify your own pictures"),
+    "predict": ("lit_mnist.predict.command:main", "classify your own pictures"),
     "study": ("lit_mnist.study:main", "run many configurations with several seeds each"),
     "report": ("lit_mnist.report:main", "say what the runs of a study show, with figures and tables"),
     "compare": ("lit_mnist.report.compare:main", "show what differs between two runs"),
@@ -62,6 +64,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
     module, function = COMMANDS[command][0].split(":")
     try:
+        if command == "fit":
+            _announce(options)
         with stopping_on_signals():
             run = getattr(import_module(module), function)
             with quiet():
@@ -79,6 +83,22 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as failure:
         return _complain(f"{failure.filename or ''}: {failure.strerror or failure}.".lstrip(": "), FAILED)
     return code
+
+
+def _announce(options: Sequence[str]) -> None:
+    """Says where a run's record goes, before the imports that take seconds; refuses a configuration that does not exist."""
+    given: dict[str, str] = {}
+    for option, following in pairwise([*options, ""]):
+        name, equals, value = option.partition("=")
+        given[name] = value if equals else following
+    config = given.get("--config", given.get("-c", ""))
+    if config:
+        config = find_config(config).stem
+    if {"--help", "-h", "--print_config"} & given.keys() or "LOCAL_RANK" in os.environ:
+        return
+    name = given.get("--name") or config or "unnamed"
+    place = f"into {given['--run_dir']}" if given.get("--run_dir") else f"below logs/{name}"
+    print(f"training {one_line(name)}; its record goes {one_line(place)} (look at it: tensorboard --logdir logs)", flush=True)
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -1,8 +1,6 @@
 """The options of fit, validate and test: parsed from signatures and YAML, checked, and turned into objects."""
 
 import copy
-import json
-import re
 import shlex
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +12,10 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
 from lit_mnist.cli.mistakes import PLAIN_SGD, REFUSED, one_sentence
+from lit_mnist.cli.typed import completed, without
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.engines.blocks import EngineName
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.record.configs import find_config, read_config
-from lit_mnist.record.folder import RunFolder
 from lit_mnist.training.train import RunOptions
 
 TRAINER_DEFAULTS = {
@@ -39,15 +36,6 @@ NOT_PLAIN_SGD = (
     pl.callbacks.StochasticWeightAveraging,
     pl.callbacks.WeightAveraging,
 )
-PLAIN_TRAINER_OPTIONS = (
-    "max_epochs",
-    "max_steps",
-    "precision",
-    "limit_train_batches",
-    "val_check_interval",
-    "check_val_every_n_epoch",
-    "devices",
-)  # taken over from the run that --ckpt_path names
 NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 
 
@@ -107,7 +95,7 @@ def parse(command: str, options: list[str]) -> Namespace:
     """
     parser = option_parser(command)
     try:
-        config = parser.parse_args(_completed(command, options))
+        config = parser.parse_args(completed(command, options))
     except ValueError as mistake:
         raise ValueError(one_sentence(str(mistake), parser.get_defaults(skip_validation=True).keys())) from None
     if not 0 <= config.seed_everything < 2**32:
@@ -127,64 +115,6 @@ def parse(command: str, options: list[str]) -> Namespace:
         if config.trainer.max_epochs == -1 and config.trainer.max_steps == -1:
             raise ValueError("--trainer.max_epochs -1: such a run never ends; give --trainer.max_steps.")
     return config
-
-
-def _completed(command: str, options: list[str]) -> list[str]:
-    """Replaces the names of shipped configurations by their files, and shorthand values by what the parser takes."""
-    completed, name = [], ""
-    for option in options:
-        if option.startswith("--") or option == "-c":
-            name, equals, value = option.partition("=")
-            option = f"{name}={_value(name, value)}" if equals else option
-        else:
-            option, name = _value(name, option), ""
-        completed.append(option)
-    named = [option.partition("=")[0] for option in completed]
-    if command == "fit" and "--ckpt_path" in named and "--config" not in named and "-c" not in named:
-        at = named.index("--ckpt_path")
-        path = completed[at].partition("=")[2] or "".join(completed[at + 1 : at + 2])
-        completed = [*_options_of_run(path), *completed]
-    return completed
-
-
-def _value(name: str, value: str) -> str:
-    if name in ("--config", "-c"):
-        return _found(value)
-    if name == "--model.hidden" and re.fullmatch(r"\d+(,\d+)*,?", value):  # 128 or 128,64
-        return f"[{value}]"
-    return value
-
-
-def _options_of_run(path: str) -> list[str]:
-    """Returns the settings of a run that `--ckpt_path` names, so that it is resumed without typing them again.
-
-    Only plain values are taken from its config.yaml.
-
-    Raises:
-        ValueError: The run has settings that name code, which must be typed.
-    """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent.parent
-    config = RunFolder(folder).config or {}
-    options = {name: config.get(name) for name in ("seed_everything", "threads", "name", "test_every_epoch", "engine")}
-    options |= {f"{group}.{name}": value for group in ("model", "data") for name, value in _items(config.get(group))}
-    trainer = dict(_items(config.get("trainer")))
-    options |= {f"trainer.{name}": trainer.get(name) for name in PLAIN_TRAINER_OPTIONS}
-    for name in ("callbacks", "plugins"):
-        if trainer.get(name):
-            raise ValueError(f"{path} was trained with --trainer.{name}, which names code; give it and --config again.")
-    linked = ("model.seed", "data.seed", "model.image_shape", "model.classes")
-    plain = {name: value for name, value in options.items() if value is not None and name not in linked}
-    return [word for name, value in plain.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
-
-
-def _items(group: Any) -> Any:
-    return group.items() if isinstance(group, dict) else ()
-
-
-def _found(config: str) -> str:
-    path = find_config(config)
-    read_config(path)
-    return str(path)
 
 
 def resolved(command: str, config: Namespace) -> dict[str, Any]:
@@ -215,7 +145,7 @@ def run_options(options: list[str]) -> RunOptions:
     return RunOptions(
         name=config.name,
         config=resolved("fit", config),
-        command=shlex.join(["python", "-m", "lit_mnist", "fit", *_without(options, "--run_dir", "--ckpt_path")]),
+        command=shlex.join(["python", "-m", "lit_mnist", "fit", *without(options, "--run_dir", "--ckpt_path")]),
         data=init.data,
         make_model=make_model,
         make_trainer=lambda **more: make_trainer(init.trainer, **more),
@@ -249,13 +179,3 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def _without(options: list[str], *names: str) -> list[str]:
-    """Returns the options without those named and their values."""
-    kept, skip = [], False
-    for option in options:
-        if not skip and option.split("=")[0] not in names:
-            kept.append(option)
-        skip = not skip and option in names
-    return kept

@@ -176,7 +176,7 @@ def _run(options: RunOptions, folder: RunFolder, start: Path | None) -> Result |
             _check_start(start, recorder, model)
         if first:
             folder.write_config(options.config)
-            print(f"the record of this run: {folder.path}   (tensorboard --logdir {folder.path.parent})", flush=True)
+            print(f"the record of this run: {folder.path}", flush=True)
         diverged = _fit(trainer, model, data, start)
         return finish(options.name, options.command, trainer, model, data, recorder, diverged)
     except (ValueError, MisconfigurationException) as mistake:
