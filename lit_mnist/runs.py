@@ -52,7 +52,7 @@ class Run:
         None stands for what was not measured. `pd.DataFrame(run.history)` works.
         """
         result = self.result
-        columns = {
+        columns: dict[str, Sequence[Any]] = {
             "train_loss": result.train_loss_by_epoch,
             "val_loss": result.val_loss_by_epoch,
             "val_accuracy": result.val_accuracy_by_epoch,
