@@ -10,7 +10,7 @@ from lit_mnist.training.signals import Stopped
 from lit_mnist.training.train import train
 
 
-def fit(options: list[str]) -> int:
+def main(options: list[str]) -> int:
     """Trains a run, or resumes it, and finishes its record. Returns the exit code: 3 if the loss diverged.
 
     Raises:

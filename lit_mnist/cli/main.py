@@ -17,7 +17,7 @@ from lit_mnist.record.printable import one_line
 from lit_mnist.training.signals import Stopped, stopping_on_signals
 
 COMMANDS = {
-    "fit": ("lit_mnist.cli.fit:fit", "train a network and record the run"),
+    "fit": ("lit_mnist.cli.fit:main", "train a network and record the run"),
     "validate": ("lit_mnist.cli.evaluate:validate", "measure a trained network on the images held out of training"),
     "test": ("lit_mnist.cli.evaluate:test", "measure a trained network on the test images, and draw its mistakes"),
     "predict": ("lit_mnist.predict.command:main", "classify your own pictures"),
