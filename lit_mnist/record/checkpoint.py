@@ -95,15 +95,18 @@ def _unpickle(path: Path) -> Any:
 
 
 def _check_size(path: Path) -> None:
-    """Refuses an archive of too many parts by its last 42 bytes; zipfile would read the whole list of them."""
+    """Refuses an archive of too many parts by its end; zipfile would read the whole list of them.
+
+    The end as torch writes it: a record of 64-bit sizes (56 bytes), where that is (20), a record of 32-bit sizes (22).
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, size - 42))
-        end = file.read(42)
-    if len(end) < 42 or end[20:24] != b"PK\x05\x06":
+        file.seek(max(0, size - 98))
+        end = file.read(98)
+    if end[:4] != b"PK\x06\x06" or end[76:80] != b"PK\x05\x06":
         raise ValueError("the end of an archive is missing")
-    is_of_64_bits, size_of_list = end[:4] == b"PK\x06\x07", int.from_bytes(end[32:36], "little")
-    if is_of_64_bits or size_of_list > LARGEST_LIST or size > LARGEST_FILE:
+    longest_list = max(int.from_bytes(end[40:48], "little"), int.from_bytes(end[88:92], "little"))
+    if longest_list > LARGEST_LIST or size > LARGEST_FILE:
         raise ValueError(f"{one_line(str(path))} is larger than a checkpoint can be; it was not used.")
 
 
