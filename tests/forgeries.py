@@ -83,13 +83,16 @@ ODD: dict[str, tuple[Callable[[], Any], str]] = {
     "a tensor": (lambda: torch.ones(3), "is not a checkpoint of lit_mnist"),
     "foreign": (lambda: {"state_dict": torch.nn.Linear(2, 2).state_dict()}, "is not a checkpoint of lit_mnist"),
     "of version 1.0": (lambda: checkpoint_of() | {"lit_mnist": {"format": 1}}, "was written by lit_mnist 1.0"),
-    "another architecture": (lambda: checkpoint_of() | {"state_dict": torch.nn.Conv2d(1, 8, 3).state_dict()}, "another network"),
+    "another architecture": (
+        lambda: checkpoint_of() | {"state_dict": torch.nn.Conv2d(1, 8, 3).state_dict()},
+        "another network",
+    ),
     "a width of 10^12": (lambda: _with(hidden=[10**12]), "another network"),
     "a width that is a word": (lambda: _with(hidden="16"), "another network"),
     "an image of 200,000 sides": (lambda: _with(image_shape=[2] * 200_000), "another network|larger than a checkpoint"),
     "layers without weights": (lambda: _with(hidden=[1] * 200_000), "another network|larger than a checkpoint"),
     "20,000 layers": (lambda: _of_many_layers(20_000), "larger than a checkpoint can be"),
-    "a huge number": (lambda: _with(classes=10**5000), "hyper_parameters.classes, which no checkpoint has"),
+    "a huge number": (lambda: _with(classes=10**50), "hyper_parameters.classes, which no checkpoint has|is not a checkpoint"),
     "stride 0": (lambda: _with_weight(torch.zeros(1).expand(SHAPE)), "state_dict.mlp.layers.0.weight, which no"),
     "transposed": (lambda: _with_weight(torch.zeros(SHAPE[::-1]).T), "state_dict.mlp.layers.0.weight, which no"),
     "complex": (lambda: _with_weight(torch.zeros(SHAPE, dtype=torch.complex64)), "more than dense tensors and plain values"),
@@ -101,9 +104,12 @@ ODD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "whole numbers": (lambda: _with_weight(torch.zeros(SHAPE, dtype=torch.int64)), "another network"),
     "lists for tensors": (lambda: _with_weight([0.0]), "another network"),  # type: ignore[arg-type]
-    "deep nesting": (lambda: _with(hidden=nested(500)), "hyper_parameters.hidden, which no checkpoint has"),
+    "deep nesting": (lambda: _with(hidden=nested(100)), "hyper_parameters.hidden, which no checkpoint has"),
     "endless nesting": (lambda: _with(hidden=endless()), "hyper_parameters.hidden, which no checkpoint has"),
-    "nesting that grows": (lambda: _with(hidden=doubled(14)), "hidden, which no checkpoint has|more values than can be counted"),
+    "nesting that grows": (
+        lambda: _with(hidden=doubled(14)),
+        "hidden, which no checkpoint has|more values than can be counted",
+    ),
     "8 GB of nothing": (lambda: checkpoint_of() | {"extra": Memory()}, "more than dense tensors and plain values"),
     "weights that are not finite": (lambda: _with_weight(torch.full(SHAPE, torch.nan)), "weights that are not finite"),
     "logits that are not finite": (lambda: _with_weight(torch.full(SHAPE, 3e38)), "logits that are not finite"),
@@ -125,7 +131,7 @@ def forge(kind: str, path: Path, proof: Path) -> None:
         torch.save(good, path)
         path.write_bytes(path.read_bytes()[:-100])
     elif kind == "compressed":
-        torch.save(_with_weight(torch.zeros(64 * 2**20)), path)  # 256 MB
+        torch.save(_with_weight(torch.zeros(32 * 2**20)), path)  # 128 MB
         compress(path)
     elif kind == "folder":
         path.mkdir()
@@ -144,7 +150,7 @@ FORGED = {
     "payload": "holds more than dense tensors and plain values",
     "text": "is not a checkpoint",
     "truncated": "is not a checkpoint, or only a part of one",
-    "compressed": "has compressed parts",
+    "compressed": "has compressed parts|is not a checkpoint",
     "folder": "holds no usable checkpoint",
     "missing": "does not exist",
     **{kind: sentence for kind, (_, sentence) in ODD.items()},

@@ -167,14 +167,12 @@ def test_a_loaded_network_is_the_saved_one(run: Path) -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("function", ["write_together", "save_checkpoint"])
-def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_newest_checkpoint(function: str, run: Path) -> None:
-    module = "atomic" if function == "write_together" else "resume"
+def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_newest_checkpoint(run: Path) -> None:
     boundary = step = 0
     code = -1
     while code:
-        boundary, step = boundary + (1 if function == "write_together" else 5), step + 1000
-        killed = Moment(module, function, c_call=boundary)
+        boundary, step = boundary + 15, step + 1000
+        killed = Moment("resume", "save_checkpoint", c_call=boundary)
         code = Victim(run, step, folder=run, act=save, moment=killed).wait()
         assert code in (0, -signal.SIGKILL)
         found = find_checkpoint(run)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LARGEST_FILE = 4 * 2**30  # bytes
 LARGEST_PICKLE = 4 * 2**20  # bytes of everything but the weights; a run of 1,000 epochs has 1 MB
 LARGEST_LIST = 2**20  # bytes of the archive's list of parts; 80 for each
-MOST_OPERATIONS = 300_000  # of the unpickler; a run of 1,000 epochs needs 100,000
+MOST_OPERATIONS = 150_000  # of the unpickler; a run of 1,000 epochs needs 100,000
 MOST_LAYERS = 100
 DEPTH = 16  # of nested values; the Trainer's own counters reach 7
 # What a checkpoint may name, as pickle writes it: the parts of dense tensors of ordinary numbers.
