@@ -56,15 +56,12 @@ class Experiment:
 
 
 def start_pair(options: Sequence[str], folder: Path) -> list[Victim]:
-    """Starts a run in two processes, as torchrun starts them."""
+    """Starts a run in two processes, as torchrun starts them; the second works in a folder of its own."""
+    two = ("--trainer.accelerator", "cpu", "--trainer.devices", "2")
+    folders = (folder, folder / "process1")
     return [
-        Victim(
-            *(*options, "--trainer.accelerator", "cpu", "--trainer.devices", str(len(environments))),
-            folder=folder / ("" if environment["RANK"] == "0" else f"process{environment['RANK']}"),
-            environment=environment,
-        )
-        for environments in [torchrun(2)]
-        for environment in environments
+        Victim(options[0], *two, *options[1:], folder=here, environment=environment)
+        for here, environment in zip(folders, torchrun(2), strict=True)
     ]
 
 

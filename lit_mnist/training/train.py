@@ -134,6 +134,11 @@ def _run(options: RunOptions, folder: RunFolder, start: Path | None) -> Result |
             if saved is not None:
                 write_atomically(folder.config_path, saved)
         raise ValueError(" ".join(str(mistake).split())) from None
+    except RuntimeError as failure:
+        if trainer.world_size == 1 or "onnection" not in str(failure):
+            raise
+        sentence = "another process of this run has ended; the same command resumes from the end of the last whole epoch"
+        raise ConnectionError(sentence) from None
 
 
 def _fit(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, start: Path | None) -> Diverged | None:
