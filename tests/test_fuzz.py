@@ -163,7 +163,7 @@ def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 
 def write_again(path: Path, data: st.DataObject) -> None:
-    """Rewrites a checkpoint: with bytes changed, with other values in it, or with pickled bytes changed and a right checksum."""
+    """Rewrites a checkpoint: with bytes changed, with other values, or with pickled bytes changed and the right checksum."""
     how = data.draw(st.sampled_from(["bytes", "values", "values", "pickle"]), "how")
     if how == "bytes":
         path.write_bytes(damage(path.read_bytes(), data))
@@ -197,10 +197,9 @@ def test_no_checkpoint_makes_a_command_end_in_a_traceback(interrupted: Path, dat
         began = time.process_time()
         try:
             network = load_network(path)
-        except ValueError as refusal:
-            assert time.process_time() - began < LONGEST
-            assert str(path) in str(refusal)
-            assert "\n" not in str(refusal)
+        except ValueError as error:
+            refusal = str(error)
+            assert (str(path) in refusal, "\n" in refusal, time.process_time() - began < LONGEST) == (True, False, True)
             return
         assert all(value.isfinite().all() for value in network.mlp.state_dict().values())
         if data.draw(st.integers(0, 5), "test it") == 0 or CASES:

@@ -139,6 +139,9 @@ def _run(options: RunOptions, folder: RunFolder, start: Path | None) -> Result |
             raise
         sentence = "another process of this run has ended; the same command resumes from the end of the last whole epoch"
         raise ConnectionError(sentence) from None
+    finally:
+        if recorder.events:
+            recorder.events.close()
 
 
 def _fit(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, start: Path | None) -> Diverged | None:
