@@ -1,7 +1,9 @@
-"""Checkpoints, and files that only look like one or are one of something else."""
+"""Checkpoints, files that only look like one, and checkpoints that somebody has tampered with."""
 
+import copy
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,16 +11,14 @@ from typing import Any
 import torch
 
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.record.checkpoint import CHECKPOINT_FORMAT
 
 
 def checkpoint_of(hidden: tuple[int, ...] = (16,), seed: int = 1) -> dict[str, Any]:
-    """What a run saves, as far as loading a network needs it."""
+    """Returns what a Trainer saves, as far as loading a network needs it."""
     model = LitMLP(hidden=hidden, seed=seed)
     return {
         "state_dict": model.state_dict(),
         "hyper_parameters": dict(model.hparams),
-        "lit_mnist": {"format": CHECKPOINT_FORMAT},
         "pytorch-lightning_version": "2.6.6",
     }
 
@@ -33,10 +33,95 @@ class Payload:
         return os.mkdir, (str(self.proof),)
 
 
+class Memory:
+    """Unpickled, it takes 8 GB."""
+
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return bytearray, (8 * 2**30,)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def endless() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def doubled(times: int) -> list[Any]:
+    """Returns a list that would have 2 ** `times` entries if it were written out."""
+    value: list[Any] = [0]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def _with_weight(weight: torch.Tensor) -> dict[str, Any]:
+    good = checkpoint_of()
+    return good | {"state_dict": good["state_dict"] | {"mlp.layers.0.weight": weight}}
+
+
+def _with(**hyperparameters: Any) -> dict[str, Any]:
+    good = checkpoint_of()
+    return good | {"hyper_parameters": good["hyper_parameters"] | hyperparameters}
+
+
+def _of_many_layers(count: int) -> dict[str, Any]:
+    bias = torch.zeros(1)
+    weights = {f"mlp.layers.{layer}.bias": bias.clone() for layer in range(count)}
+    return _with(hidden=[1] * count) | {"state_dict": weights}
+
+
+SHAPE = (16, 784)  # of the first layer's weights
+# kind -> what is saved, and what the sentence says of it
+ODD: dict[str, tuple[Callable[[], Any], str]] = {
+    "a tensor": (lambda: torch.ones(3), "is not a checkpoint of lit_mnist"),
+    "foreign": (lambda: {"state_dict": torch.nn.Linear(2, 2).state_dict()}, "is not a checkpoint of lit_mnist"),
+    "of version 1.0": (lambda: checkpoint_of() | {"lit_mnist": {"format": 1}}, "was written by lit_mnist 1.0"),
+    "another architecture": (
+        lambda: checkpoint_of() | {"state_dict": torch.nn.Conv2d(1, 8, 3).state_dict()},
+        "another network",
+    ),
+    "a width of 10^12": (lambda: _with(hidden=[10**12]), "another network"),
+    "a width that is a word": (lambda: _with(hidden="16"), "another network"),
+    "an image of 200,000 sides": (lambda: _with(image_shape=[2] * 200_000), "another network|larger than a checkpoint"),
+    "layers without weights": (lambda: _with(hidden=[1] * 200_000), "another network|larger than a checkpoint"),
+    "20,000 layers": (lambda: _of_many_layers(20_000), "larger than a checkpoint can be"),
+    "a huge number": (lambda: _with(classes=10**50), "hyper_parameters.classes, which no checkpoint has|is not a checkpoint"),
+    "stride 0": (lambda: _with_weight(torch.zeros(1).expand(SHAPE)), "state_dict.mlp.layers.0.weight, which no"),
+    "transposed": (lambda: _with_weight(torch.zeros(SHAPE[::-1]).T), "state_dict.mlp.layers.0.weight, which no"),
+    "complex": (lambda: _with_weight(torch.zeros(SHAPE, dtype=torch.complex64)), "more than dense tensors and plain values"),
+    "sparse": (lambda: _with_weight(torch.zeros(SHAPE).to_sparse()), "more than dense tensors and plain values"),
+    "without memory": (lambda: _with_weight(torch.zeros(SHAPE, device="meta")), "more than dense tensors and plain values"),
+    "quantized": (
+        lambda: _with_weight(torch.quantize_per_tensor(torch.zeros(SHAPE), 0.1, 0, torch.qint8)),
+        "more than dense tensors and plain values",
+    ),
+    "whole numbers": (lambda: _with_weight(torch.zeros(SHAPE, dtype=torch.int64)), "another network"),
+    "lists for tensors": (lambda: _with_weight([0.0]), "another network"),  # type: ignore[arg-type]
+    "deep nesting": (lambda: _with(hidden=nested(100)), "hyper_parameters.hidden, which no checkpoint has"),
+    "endless nesting": (lambda: _with(hidden=endless()), "hyper_parameters.hidden, which no checkpoint has"),
+    "nesting that grows": (
+        lambda: _with(hidden=doubled(14)),
+        "hidden, which no checkpoint has|more values than can be counted",
+    ),
+    "8 GB of nothing": (lambda: checkpoint_of() | {"extra": Memory()}, "more than dense tensors and plain values"),
+    "weights that are not finite": (lambda: _with_weight(torch.full(SHAPE, torch.nan)), "weights that are not finite"),
+    "logits that are not finite": (lambda: _with_weight(torch.full(SHAPE, 3e38)), "logits that are not finite"),
+}
+
+
 def forge(kind: str, path: Path, proof: Path) -> None:
     """Writes to `path` what only looks like a checkpoint, or is one of something else."""
     good = checkpoint_of()
-    if kind == "pickle":
+    if kind in ODD:
+        torch.save(ODD[kind][0](), path)
+    elif kind == "pickle":
         path.write_bytes(pickle.dumps(good | {"extra": Payload(proof)}))
     elif kind == "payload":
         torch.save(good | {"extra": Payload(proof)}, path)
@@ -45,30 +130,37 @@ def forge(kind: str, path: Path, proof: Path) -> None:
     elif kind == "truncated":
         torch.save(good, path)
         path.write_bytes(path.read_bytes()[:-100])
-    elif kind == "tensor":
-        torch.save(torch.ones(3), path)
-    elif kind == "foreign":
-        torch.save({"state_dict": torch.nn.Linear(2, 2).state_dict()}, path)
-    elif kind == "newer":
-        torch.save(good | {"lit_mnist": {"format": CHECKPOINT_FORMAT + 1}}, path)
-    elif kind == "architecture":
-        torch.save(good | {"state_dict": torch.nn.Conv2d(1, 8, 3).state_dict()}, path)
-    elif kind == "shape":
-        torch.save(good | {"hyper_parameters": good["hyper_parameters"] | {"hidden": [1_000_000_000_000]}}, path)
+    elif kind == "compressed":
+        torch.save(_with_weight(torch.zeros(32 * 2**20)), path)  # 128 MB
+        compress(path)
     elif kind == "folder":
         path.mkdir()
 
 
+def compress(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        parts = [(part, archive.read(part)) for part in archive.namelist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts:
+            archive.writestr(name, content)
+
+
 FORGED = {
     "pickle": "is not a checkpoint",
-    "payload": "holds more than tensors and plain values; it was not loaded, and none of it ran",
+    "payload": "holds more than dense tensors and plain values",
     "text": "is not a checkpoint",
     "truncated": "is not a checkpoint, or only a part of one",
-    "tensor": "is not a checkpoint of lit_mnist",
-    "foreign": "is not a checkpoint of lit_mnist",
-    "newer": f"has format {CHECKPOINT_FORMAT + 1}, but this version of lit_mnist reads format {CHECKPOINT_FORMAT}",
-    "architecture": "holds another network",
-    "shape": "holds another network",
+    "compressed": "has compressed parts|is not a checkpoint",
     "folder": "holds no usable checkpoint",
     "missing": "does not exist",
+    **{kind: sentence for kind, (_, sentence) in ODD.items()},
 }
+
+
+def altered(checkpoint: dict[str, Any], *keys: str | int, value: Any) -> dict[str, Any]:
+    """Returns a copy of a checkpoint in which one entry is another."""
+    changed = inner = copy.deepcopy(checkpoint)
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    return changed

@@ -1,4 +1,4 @@
-"""Runs killed at any moment and continued by the same command end exactly as if nothing had happened."""
+"""Runs killed at any moment and resumed by the same command end exactly as if nothing had happened."""
 
 import json
 from collections.abc import Callable
@@ -8,41 +8,40 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from kills import Experiment, difference, run_experiments
-from remains import points_of, result_of, without_steps
+from kills import Experiment, difference, kill_many, kinds
+from remains import points_of, result_of
 from victim import Moment, Victim
 
 from lit_mnist.record.checkpoint import find_checkpoint, read_checkpoint
+from lit_mnist.record.folder import RunFolder
 
 EXPERIMENT = Experiment(batch_size=32, val_size=500)
 # In the order in which one run comes to them; each line is the end of another process.
 MOMENTS = {
-    "within the first epoch": Moment("lit_mlp", "training_step", 3),
-    "in a save": Moment("durable", "_write", 2, c_call=12),
-    "after the epoch's last batch": Moment("lit_mlp", "on_train_epoch_end"),
+    "within the first epoch": Moment("blocks", "training_step"),
     "in the validation": Moment("lit_mlp", "validation_step"),
-    "in the test evaluation": Moment("lit_mlp", "evaluate"),
-    "before the epoch's checkpoint": Moment("progress", "epoch_line"),
-    "between two epochs": Moment("lit_mlp", "on_train_epoch_start"),
-    "at the beginning of the second epoch": Moment("lit_mlp", "training_step"),
-    "in the last evaluation": Moment("result", "_measure"),
-    "after the last points": Moment("result", "_draw"),
-    "before the result": Moment("run_folder", "write_result"),
-    "while the result is written": Moment("run_folder", "write_result", c_call=18),
+    "in a save": Moment("atomic", "_write_synced", 2, c_call=3),
+    "before the epoch's checkpoint is renamed": Moment("resume", "save_checkpoint", c_call=20),
+    "while older checkpoints are removed": Moment("resume", "save_checkpoint", 2),
+    "in the last evaluation": Moment("finish", "_measure"),
+    "before the result": Moment("result", "write_result"),
+    "while the result is written": Moment("atomic", "write_together", 3, c_call=6),
 }
 
 
 @pytest.fixture(scope="module")
-def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    EXPERIMENT.undisturbed(folder)
+    (victim,) = EXPERIMENT.start(folder)
+    assert victim.wait() == 0, victim.stderr
     return folder / "run"
 
 
 @pytest.fixture
-def interrupted(root: Path, tmp_path: Path) -> Path:
-    """A folder in which a run was killed in its second epoch."""
-    assert Victim(*EXPERIMENT.options, folder=tmp_path, moment=Moment("lit_mlp", "training_step", 18)).wait() == -9
+def interrupted(tmp_path: Path) -> Path:
+    """A folder in which a run was killed in its third epoch."""
+    moment = Moment("blocks", "training_step", 3)
+    assert Victim(*EXPERIMENT.options, folder=tmp_path, moment=moment).wait() == -9
     return tmp_path
 
 
@@ -62,15 +61,14 @@ def alter(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
     torch.save(checkpoint, newest)
 
 
-@pytest.mark.slow
-def test_24_kills_at_random_moments_change_no_bit_and_no_point(root: Path, tmp_path: Path) -> None:
-    runs, differences = run_experiments((8, 32, 128), kills=24, seed=1, folder=tmp_path, at_once=2)
-    assert runs >= 6
+def test_6_kills_at_random_moments_change_no_bit_and_no_point(tmp_path: Path) -> None:
+    chosen = {kind: start for kind, start in kinds().items() if "batch size 128" in kind or "500, fast" in kind}
+    runs, differences = kill_many(chosen, kills=6, seed=1, folder=tmp_path, at_once=2)
+    assert runs >= 2
     assert differences == []
 
 
-@pytest.mark.slow
-def test_a_run_killed_at_twelve_moments_one_after_the_other_ends_as_if_undisturbed(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_many_moments_one_after_the_other_ends_as_if_undisturbed(undisturbed: Path, tmp_path: Path) -> None:
     for name, moment in MOMENTS.items():
         victim = Victim(*EXPERIMENT.options, folder=tmp_path, moment=moment)
         assert victim.wait() == -9, f"not killed {name}: {victim.stdout}{victim.stderr}"
@@ -80,41 +78,27 @@ def test_a_run_killed_at_twelve_moments_one_after_the_other_ends_as_if_undisturb
     assert not list((tmp_path / "run").rglob(".*.part"))
 
 
-def test_blocks_of_another_size_after_a_kill_change_nothing_but_the_points_per_block(
-    undisturbed: Path, interrupted: Path
-) -> None:
-    finish(interrupted, "--data.steps_per_block", "5")
-    ours, theirs = result_of(interrupted / "run"), result_of(undisturbed)
-    assert ours.pop("command") != theirs.pop("command")
-    assert ours == theirs
-    assert without_steps(points_of(interrupted / "run")) == without_steps(points_of(undisturbed))
-
-
-def test_a_run_begun_with_the_exact_engine_may_go_on_with_the_fast_one(undisturbed: Path, interrupted: Path) -> None:
-    finish(interrupted, "--model.engine", "fast")
-    ours, theirs = result_of(interrupted / "run"), result_of(undisturbed)
-    assert ours["final_train_loss"] == pytest.approx(theirs["final_train_loss"], rel=1e-3)
-    assert ours["hyperparameters"]["engine"] == "fast"
-
-
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_leads_to_the_same_end(
     undisturbed: Path, interrupted: Path
 ) -> None:
-    newest, older = sorted((interrupted / "run" / "checkpoints").glob("step=*.ckpt"), reverse=True)
+    newest, _ = RunFolder(interrupted / "run").checkpoints
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
-    victim = finish(interrupted)
+    victim = finish(interrupted, "--steps_per_block", "7")  # which changes the speed only
     assert f"{newest.name} is damaged" in victim.stderr
-    assert f"after {int(older.stem.removeprefix('step='))} SGD steps" in victim.stdout
-    assert difference(undisturbed, interrupted / "run") == ""
+    assert "after epoch 1\n" in victim.stdout
+    command = {"command": ""}  # where they do differ
+    assert result_of(interrupted / "run") | command == result_of(undisturbed) | command
+    assert points_of(interrupted / "run") == points_of(undisturbed)
 
 
-def test_the_comparison_sees_another_seed(undisturbed: Path, tmp_path: Path) -> None:
-    finish(tmp_path, "--seed_everything", "2")
-    found = difference(undisturbed, tmp_path / "run")
-    assert "weights_sha256" in found
-    assert "missing points" in found
+def test_a_run_begun_with_the_exact_engine_may_go_on_with_the_fast_one(undisturbed: Path, interrupted: Path) -> None:
+    finish(interrupted, "--engine", "fast")
+    ours, theirs = result_of(interrupted / "run"), result_of(undisturbed)
+    assert ours["final_train_loss"] == pytest.approx(theirs["final_train_loss"], rel=1e-3)
+    assert ours["hyperparameters"]["engine"] == "fast"
+    assert ours["changes"] == ["engine is fast, but the run was begun with exact"]
 
 
 def test_the_comparison_sees_one_weight_changed_by_one_unit_in_the_last_place(undisturbed: Path, interrupted: Path) -> None:
@@ -125,14 +109,6 @@ def test_the_comparison_sees_one_weight_changed_by_one_unit_in_the_last_place(un
     alter(interrupted / "run", nudge)
     finish(interrupted)
     assert "weights_sha256" in difference(undisturbed, interrupted / "run")
-
-
-def test_the_comparison_sees_a_batch_loss_forgotten(undisturbed: Path, interrupted: Path) -> None:
-    alter(interrupted / "run", lambda checkpoint: checkpoint["lit_mnist"]["batch_losses"].zero_())
-    finish(interrupted)
-    found = difference(undisturbed, interrupted / "run")
-    assert "train_loss_by_epoch" in found
-    assert "weights_sha256" not in found
 
 
 ENDINGS = {
@@ -146,46 +122,42 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_train(ending: str, root: Path, tmp_path: Path) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    finish(undisturbed, *ENDINGS[ending])
-    assert Victim(*EXPERIMENT.options, *ENDINGS[ending], folder=killed, moment=Moment("result", "_measure")).wait() == -9
-    finish(killed, *ENDINGS[ending])
-    assert difference(undisturbed / "run", killed / "run") == ""
-    assert result_of(killed / "run")["epochs"] < 4
+def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_train(ending: str, tmp_path: Path) -> None:
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    finish(folders[0], *ENDINGS[ending])
+    killed = Victim(*EXPERIMENT.options, *ENDINGS[ending], folder=folders[1], moment=Moment("finish", "_measure"))
+    assert killed.wait() == -9
+    again = finish(folders[1], *ENDINGS[ending])
+    assert "epoch " not in again.stdout.partition("resuming run after epoch")[2]
+    assert difference(folders[0] / "run", folders[1] / "run") == ""
+    assert result_of(folders[1] / "run")["epochs"] < 4
+
+
+def test_a_run_limited_by_steps_goes_on_from_the_end_of_an_epoch(tmp_path: Path) -> None:
+    limit = ("--trainer.max_epochs", "-1", "--trainer.max_steps", "250")
+    folders = [tmp_path / "undisturbed", tmp_path / "killed"]
+    finish(folders[0], *limit)
+    moment = Moment("blocks", "training_step", 3)
+    assert Victim(*EXPERIMENT.options, *limit, folder=folders[1], moment=moment).wait() == -9
+    assert "after epoch 2" in finish(folders[1], *limit).stdout
+    assert difference(folders[0] / "run", folders[1] / "run") == ""
 
 
 class Late(pl.Callback):
-    def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        if trainer.global_step > 200:
+    def on_train_epoch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        if trainer.current_epoch == 2:
             raise ValueError("this callback has enough")
 
 
 def test_a_resumed_run_that_a_mistake_ends_late_keeps_its_points(undisturbed: Path, interrupted: Path) -> None:
     victim = Victim(*EXPERIMENT.options, "--trainer.callbacks+=test_resume.Late", folder=interrupted)
     assert victim.wait() == 2
-    assert victim.stderr == "lit_mnist: this callback has enough\n"
+    assert "callbacks is ['test_resume.Late'], but the run to resume was trained with []" in victim.stderr
     finish(interrupted)
     assert difference(undisturbed, interrupted / "run") == ""
 
 
-def test_a_checkout_without_git_is_no_reason_to_lose_a_result(root: Path, tmp_path: Path) -> None:
-    victim = Victim(*EXPERIMENT.options, folder=tmp_path, environment={"PATH": str(tmp_path)})
+def test_a_checkout_without_git_is_no_reason_to_lose_a_result(tmp_path: Path) -> None:
+    victim = Victim(*Experiment(32, epochs=1).options, folder=tmp_path, environment={"PATH": str(tmp_path)})
     assert victim.wait() == 0, victim.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["commit"] is None
-
-
-@pytest.mark.parametrize("change", ["dropped", "altered"])
-def test_a_checkpoint_without_its_place_in_the_epoch_is_refused(change: str, interrupted: Path) -> None:
-    def misplace(checkpoint: dict[str, Any]) -> None:
-        fit_loop = checkpoint["loops"]["fit_loop"]
-        if change == "dropped":
-            del fit_loop["state_dict"]["combined_loader"]
-        else:
-            fit_loop["state_dict"]["combined_loader"][0]["step"] += 1
-
-    alter(interrupted / "run", misplace)
-    victim = Victim(*EXPERIMENT.options, folder=interrupted)
-    assert victim.wait() == 2
-    assert "contradicts itself" in victim.stderr
-    assert victim.stderr.count("\n") == 1

@@ -1,6 +1,7 @@
 """Processes to be killed: each forked from a server that has imported the package already, so that none waits for that."""
 
 import ctypes
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 # A clean server, without the threads and handlers of the test runner, from which forked children are like new processes.
 SERVER: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-SERVER.set_forkserver_preload(["lit_mnist.cli.fit", "torch.utils.tensorboard", "matplotlib.figure"])
+SERVER.set_forkserver_preload(["lit_mnist.cli.fit", "lit_mnist.cli.evaluate", "torch.utils.tensorboard", "matplotlib.figure"])
 PATIENCE = 240  # seconds for anything that takes a few of them; CI machines are slow and shared
 
 
@@ -24,7 +25,7 @@ class Moment:
 
     Attributes:
         module, function: Of the package; the last part of each name.
-        nth: The how manieth call of the function, from 1.
+        nth: Which call of the function triggers it, from 1.
         c_call: None: on entering it. A number: before the so many-th call of a function of the operating system that is
             made within it, from 1.
     """
@@ -63,9 +64,11 @@ def _is_of_the_system(function: Any) -> bool:
 
 
 def command(*options: str) -> int:
-    """What a victim does usually: a command of lit_mnist."""
+    """Runs a command of lit_mnist as `python -m lit_mnist` does; Lightning's launcher starts other processes by that line."""
     from lit_mnist.cli.main import main
 
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("lit_mnist.__main__")
+    sys.argv = ["lit_mnist", *options]
     return main(list(options))
 
 

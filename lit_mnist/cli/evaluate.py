@@ -1,5 +1,6 @@
 """The commands validate and test: they measure a trained network again, on the data that its checkpoint names."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from lit_mnist.cli.options import make_trainer, option_parser, parse
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.plots import as_png, draw_confusion, draw_mistakes
-from lit_mnist.record.atomic import write_atomically
-from lit_mnist.record.checkpoint import TrainedNetwork, load_network, read_checkpoint
+from lit_mnist.record.atomic import write_together
+from lit_mnist.record.checkpoint import TrainedNetwork, load_network, mapping_in, read_checkpoint
 from lit_mnist.record.events import EventFile, event_files
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.training.progress import format_metric
@@ -55,6 +56,8 @@ def _evaluate(command: str, options: list[str]) -> int:
     trainer = make_trainer(init.trainer, enable_progress_bar=False)  # it is done in a second
     _check_trainer(command, trainer)
     (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)
+    if not all(map(math.isfinite, measured.values())):
+        raise ValueError(f"{network.path} computes logits that are not finite in {trainer.precision}; it cannot be measured.")
     for tag, value in measured.items():
         print(f"{tag:>14}  {format_metric(tag, value)}")
     if command == "test":
@@ -64,19 +67,18 @@ def _evaluate(command: str, options: list[str]) -> int:
 
 def _options_of_run(checkpoint: dict[str, Any]) -> list[str]:
     """Returns the options under which the run of a checkpoint can be measured again."""
-    data = checkpoint.get("MNISTDataModule", {})
+    data = mapping_in(checkpoint, "MNISTDataModule")
     values = {f"--data.{name}": data.get(name) for name in ("batch_size", "dataset", "root", "val_size")}
     values["--seed_everything"] = data.get("seed")
-    recorder = checkpoint.get("callbacks", {}).get("Recorder", {})
-    values["--trainer.precision"] = recorder.get("experiment", {}).get("precision")
-    plain = {name: value for name, value in values.items() if isinstance(value, (str, int))}
-    return [str(word) for option in plain.items() for word in option]
+    values["--trainer.precision"] = mapping_in(checkpoint, "callbacks", "Recorder", "experiment").get("precision")
+    # in one word each, so that a value that begins with a dash is not an option
+    return [f"{name}={value}" for name, value in values.items() if isinstance(value, (str, int))]
 
 
 def _check_held_out(config: Namespace, checkpoint: dict[str, Any]) -> None:
     if not config.data.val_size:
         raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")
-    data = checkpoint.get("MNISTDataModule", {})
+    data = mapping_in(checkpoint, "MNISTDataModule")
     for name in SPLIT:
         ours, theirs = config.data[name], data.get(name)
         if ours != theirs:
@@ -106,8 +108,8 @@ def _show_mistakes(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, ne
         "mistakes": draw_mistakes(images.cpu(), labels.cpu(), logits, network.class_names),
     }
     pictures = {name: as_png(figure) for name, figure in figures.items()}
-    for name, picture in pictures.items():
-        write_atomically(folder / f"{name}.png", picture)
+    write_together({folder / f"{name}.png": picture for name, picture in pictures.items()})
+    for name in pictures:
         print(f"{name:>14}  {folder / name}.png")
     if not out:
         for old in event_files(folder):

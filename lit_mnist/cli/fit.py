@@ -2,7 +2,7 @@
 
 import sys
 
-from lit_mnist.cli import DIVERGED, DONE
+from lit_mnist.cli import DIVERGED, DONE, FAILED
 from lit_mnist.cli.options import run_options
 from lit_mnist.training.processes import is_first
 from lit_mnist.training.recorder import Diverged
@@ -27,4 +27,8 @@ def main(options: list[str]) -> int:
             print("lit_mnist: stopped; the same command resumes from the end of the last whole epoch.", file=sys.stderr)
             raise
         return DONE
+    except (ValueError, OSError):
+        if is_first():
+            raise
+        return FAILED
     return DIVERGED if trained is not None and trained[1].outcome == "diverged" else DONE

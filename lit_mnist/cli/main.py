@@ -50,6 +50,8 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 2 bad input, 3 diverged, 130 Ctrl-C, 143 SIGTERM, 1 anything else.
     """
+    if args is None:
+        _open_missing_streams()
     arguments = list(sys.argv[1:] if args is None else args)
     command, options = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command in ("", "-h", "--help", "help"):
@@ -70,6 +72,8 @@ def main(args: Sequence[str] | None = None) -> int:
             run = getattr(import_module(module), function)
             with quiet():
                 code: int = run(options)
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # here, where a full disk is still reported
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:
@@ -78,11 +82,21 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(f"{missing}; install the package again: pip install lit_mnist.", FAILED)
     except ValueError as mistake:
         return _complain(str(mistake), BAD_INPUT)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
     except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as mistake:
         return _complain(f"{mistake.filename}: {mistake.strerror}.", BAD_INPUT)
     except OSError as failure:
         return _complain(f"{failure.filename or ''}: {failure.strerror or failure}.".lstrip(": "), FAILED)
     return code
+
+
+def _open_missing_streams() -> None:
+    """Opens a null device for each closed standard stream, whose number the next file to be opened would get otherwise."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
 
 
 def _announce(options: Sequence[str]) -> None:

@@ -3,10 +3,12 @@
 import errno
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"  # suffix of unfinished files
+CANNOT_SYNC = (errno.EINVAL, errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # said by network shares, which write all the same
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -18,32 +20,68 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: The folder cannot be written or the disk is full. It names `path`, which is as it was before.
     """
+    write_together({path: content})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Writes several files as `write_atomically` does; where one does not fit on the disk, all stay as they were.
+
+    Raises:
+        OSError: As `write_atomically`; it names the file that could not be written.
+    """
+    temporaries: dict[Path, Path] = {}  # the file -> what will replace it
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
-        else:
-            _replace(Path(os.path.realpath(path)), content)
-    except OSError as error:  # which names the temporary file, or none
+        for path, content in files.items():
+            if path.exists() and not path.is_file():
+                path.write_bytes(content)
+                continue
+            target = Path(os.path.realpath(path))
+            make_folder(target.parent)
+            temporaries[target] = target.parent / f".{uuid.uuid4().hex}{PART}"  # the name may be as long as names can be
+            with _naming(path):
+                _write_synced(temporaries[target], content)
+        for target, temporary in temporaries.items():
+            with _naming(target):
+                temporary.replace(target)
+    finally:
+        for temporary in temporaries.values():
+            with suppress(OSError):
+                temporary.unlink()
+    for folder in {target.parent for target in temporaries}:
+        sync_folder(folder)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # which may name the temporary file
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _replace(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "Not a directory") from None
-    temporary = path.parent / f".{uuid.uuid4().hex}{PART}"  # not made of the name, which may be as long as names can be
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        try:
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
+        except OSError as error:
+            if error.errno not in CANNOT_SYNC:
+                raise
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are missing.
+
+    Raises:
+        OSError: It cannot be made; the error names what is in the way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        culprit = next(part for part in (*reversed(path.parents), path) if os.path.lexists(part) and not part.is_dir())
+        what = "A link to nothing" if culprit.is_symlink() and not culprit.exists() else "Not a folder"
+        raise NotADirectoryError(errno.ENOTDIR, what, str(culprit)) from None
 
 
 def check_writable(path: Path) -> None:

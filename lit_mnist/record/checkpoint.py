@@ -1,10 +1,9 @@
 """Checkpoints on disk: found, checked before use, and loaded as data, so that nothing in a file can run."""
 
-import pickle
+import pickletools
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,19 @@ from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lit_mnist.mlp import MLP
 
 LARGEST_FILE = 4 * 2**30  # bytes
 LARGEST_PICKLE = 4 * 2**20  # bytes of everything but the weights; a run of 1,000 epochs has 1 MB
+LARGEST_LIST = 2**20  # bytes of the archive's list of parts; 80 for each
+MOST_OPERATIONS = 150_000  # of the unpickler; a run of 1,000 epochs needs 100,000
 MOST_LAYERS = 100
+DEPTH = 16  # of nested values; the Trainer's own counters reach 7
+# What a checkpoint may name, as pickle writes it: the parts of dense tensors of ordinary numbers.
+PLAIN_TYPES = re.compile(
+    r"collections (OrderedDict|Counter)|torch._utils _rebuild_(tensor_v2|parameter)|torch Size|"
+    r"torch (Bool|Byte|Char|Short|Int|Long|Half|BFloat16|Float|Double)Storage"
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class TrainedNetwork:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU. Only tensors and plain values are unpickled, never code.
+    """Reads a checkpoint onto the CPU. Only dense tensors and plain values are unpickled, never code.
 
     Returns:
         Lightning's checkpoint of a `LitMLP`, by `fit` or by anybody's Trainer.
@@ -56,9 +61,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"{name} is not a checkpoint of lit_mnist.")
     if "lit_mnist" in checkpoint:
         raise ValueError(f"{name} was written by lit_mnist 1.0, which resumed within epochs; train the run again, or use 1.0.")
-    for key, value in _tensors(checkpoint):
-        if not _is_ordinary(value):
-            raise ValueError(f"{name} holds {one_line(key)}, which is not an ordinary tensor; it was not used.")
+    if key := _odd_part(checkpoint):
+        raise ValueError(f"{name} holds {one_line(key)}, which no checkpoint has; it was not used.")
     return checkpoint
 
 
@@ -73,52 +77,82 @@ def _unpickle(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{name} is not a file.")
     try:
+        _check_size(path)
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise ValueError(f"{name} has compressed parts, which no checkpoint has; it was not used.")
-            plain = sum(member.file_size for member in members if member.filename.endswith(".pkl"))
-            if sum(member.file_size for member in members) > min(path.stat().st_size, LARGEST_FILE) or plain > LARGEST_PICKLE:
-                raise ValueError(f"{name} is larger than a checkpoint can be; it was not used.")
+            _check_parts(archive, path)
             damaged = archive.testzip()  # torch.load does not compare the checksums
         if damaged:
             raise ValueError(f"{name} is damaged (its part {one_line(damaged)} is not what was written).")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except ValueError:
-        raise
+    except ValueError as refusal:
+        if str(refusal).startswith(name):
+            raise
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}.") from None
-    except pickle.UnpicklingError:
-        raise ValueError(f"{name} holds more than tensors and plain values; it was not loaded, and none of it ran.") from None
     except Exception:  # anybody may have written it: zipfile and torch raise whatever they stumble over
-        raise ValueError(f"{name} is not a checkpoint, or only a part of one.") from None
+        pass
+    raise ValueError(f"{name} is not a checkpoint, or only a part of one.") from None
 
 
-def _tensors(value: Any, key: str = "") -> Iterator[tuple[str, "Tensor"]]:
+def _check_size(path: Path) -> None:
+    """Refuses an archive of too many parts by its end; zipfile would read the whole list of them.
+
+    The end as torch writes it: a record of 64-bit sizes (56 bytes), where that is (20), a record of 32-bit sizes (22).
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - 98))
+        end = file.read(98)
+    if end[:4] != b"PK\x06\x06" or end[76:80] != b"PK\x05\x06":
+        raise ValueError("the end of an archive is missing")
+    longest_list = max(int.from_bytes(end[40:48], "little"), int.from_bytes(end[88:92], "little"))
+    if longest_list > LARGEST_LIST or size > LARGEST_FILE:
+        raise ValueError(f"{one_line(str(path))} is larger than a checkpoint can be; it was not used.")
+
+
+def _check_parts(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuses what would take much memory or time to unpack or unpickle, and what would make anything but plain values."""
+    name = one_line(str(path))
+    parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError(f"{name} has compressed parts, which no checkpoint has; it was not used.")
+    pickles = [part for part in parts if part.filename.endswith("data.pkl")]
+    plain = sum(part.file_size for part in pickles)
+    if sum(part.file_size for part in parts) > path.stat().st_size or plain > LARGEST_PICKLE:
+        raise ValueError(f"{name} is larger than a checkpoint can be; it was not used.")
+    for part in pickles:
+        for count, (operation, argument, _) in enumerate(pickletools.genops(archive.read(part))):
+            if count > MOST_OPERATIONS:
+                raise ValueError(f"{name} is larger than a checkpoint can be; it was not used.")
+            if operation.name == "GLOBAL" and not PLAIN_TYPES.fullmatch(str(argument)):
+                what = one_line(str(argument).replace(" ", "."))
+                raise ValueError(f"{name} holds more than dense tensors and plain values ({what}); it was not loaded.")
+
+
+def _odd_part(checkpoint: dict[Any, Any]) -> str:
+    """Names the first part of a checkpoint that is not plain: an overlapping tensor, a huge number, deep or endless nesting."""
     import torch
 
-    if isinstance(value, torch.Tensor):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, each in value.items():
-            yield from _tensors(each, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _tensors(each, key)
-
-
-def _is_ordinary(tensor: "Tensor") -> bool:
-    """Returns True for a dense CPU tensor that owns as much memory as its shape says."""
-    import torch
-
-    return (
-        tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
-        and not tensor.is_complex()
-        and not tensor.is_quantized
-        and tensor.is_contiguous()
-        and type(tensor) in (torch.Tensor, torch.nn.Parameter)
-    )
+    waiting: list[tuple[str, Any, int]] = [("", checkpoint, 0)]
+    for _ in range(MOST_OPERATIONS):
+        if not waiting:
+            return ""
+        key, value, depth = waiting.pop()
+        is_odd = depth > DEPTH
+        if isinstance(value, dict):
+            is_odd |= not all(isinstance(name, (str, int)) for name in value)
+            waiting += [(f"{key}.{name}".strip("."), each, depth + 1) for name, each in value.items()]
+        elif isinstance(value, (list, tuple)):
+            waiting += [(key, each, depth + 1) for each in value]
+        elif isinstance(value, int):
+            is_odd |= value.bit_length() > 64
+        elif isinstance(value, torch.Tensor):
+            is_odd |= not value.is_contiguous()
+        elif value is not None and not isinstance(value, (str, float, bytes)):
+            is_odd = True
+        if is_odd:
+            return key[:200]
+    return "more values than can be counted"
 
 
 def find_checkpoint(run_or_file: Path) -> Path:
@@ -170,12 +204,19 @@ def load_network(run_or_file: Path) -> TrainedNetwork:
     with torch.inference_mode():
         if not mlp(torch.rand(1, *mlp.image_shape, generator=torch.Generator().manual_seed(0))).isfinite().all():
             raise ValueError(f"{one_line(str(path))} computes logits that are not finite; it cannot be used.")
-    data = checkpoint.get("MNISTDataModule")
-    data = data if isinstance(data, dict) else {}
-    names = data.get("class_names")
+    data = mapping_in(checkpoint, "MNISTDataModule")
+    dataset, names = data.get("dataset"), data.get("class_names")
     if not (isinstance(names, list) and len(names) == mlp.classes and all(isinstance(name, str) for name in names)):
         names = [str(label) for label in range(mlp.classes)]
-    return TrainedNetwork(mlp, path, str(data.get("dataset", "")), tuple(names))
+    return TrainedNetwork(mlp, path, dataset if isinstance(dataset, str) else "", tuple(names))
+
+
+def mapping_in(checkpoint: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Returns the mapping under nested keys; an empty one where the file holds something else there, or nothing."""
+    inner: Any = checkpoint
+    for key in keys:
+        inner = inner.get(key) if isinstance(inner, dict) else None
+    return inner if isinstance(inner, dict) else {}
 
 
 def build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":

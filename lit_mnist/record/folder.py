@@ -1,5 +1,6 @@
 """The folder of one run: where it is, if it is finished, and which process is working in it."""
 
+import errno
 import os
 import re
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from lit_mnist.record.atomic import is_part, remove_parts, write_atomically
+from lit_mnist.record.atomic import is_part, make_folder, remove_parts, write_atomically
 from lit_mnist.record.configs import read_config
 from lit_mnist.record.events import PATTERN
 
@@ -39,7 +40,9 @@ class RunFolder:
     @property
     def is_free(self) -> bool:
         """True where nothing lies that could be lost."""
-        return not self.path.exists() or all(child.name == ".lock" or is_part(child) for child in self.path.iterdir())
+        if not self.path.is_dir():
+            return not os.path.lexists(self.path)
+        return all(child.name == ".lock" or is_part(child) for child in self.path.iterdir())
 
     @property
     def is_foreign(self) -> bool:
@@ -75,14 +78,22 @@ class RunFolder:
     def lock(self) -> bool:
         """Claims the folder for this process, until it ends. Returns False if another one is training in it."""
         self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             return False
+        except NotImplementedError:
+            raise OSError(errno.ENOTSUP, "Files cannot be locked there, as runs need", str(self.path)) from None
         for folder in (self.path, self.path / "checkpoints"):
             remove_parts(folder)
         return True
+
+    def check_in_place(self) -> None:
+        """Raises FileNotFoundError if the folder was removed or renamed since it was locked."""
+        if not (self.path / ".lock").exists():
+            what = "The run folder was removed or renamed during the run"
+            raise FileNotFoundError(errno.ENOENT, what, str(self.path))
 
     def unlock(self) -> None:
         """Releases the folder, and removes it if it was made for nothing."""

@@ -4,7 +4,6 @@ import math
 import sys
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping
 
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
@@ -75,7 +74,7 @@ def finish(
         commit=commit(),
         machine=machine(),
         changes=history.changes,
-        stopped=_why_stopped(trainer),
+        stopped=history.stopped,
         times=Times(
             started=history.started,
             finished=now(),
@@ -98,11 +97,6 @@ def _measure(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, split: s
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _why_stopped(trainer: pl.Trainer) -> str:
-    stoppers = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]  # type: ignore[attr-defined]
-    return next((callback.stopping_reason_message or "" for callback in stoppers if callback.stopped_epoch), "")
 
 
 def _log(result: Result, trainer: pl.Trainer, recorder: Recorder) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
 from lit_mnist.data import MNISTDataModule
@@ -18,6 +18,7 @@ from lit_mnist.engines.blocks import IMAGES_PER_BLOCK
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.events import EventFile
 from lit_mnist.record.folder import RunFolder
+from lit_mnist.record.result import Count, Fraction, Losses, Number, Text, Word
 from lit_mnist.training.processes import group_gradients
 from lit_mnist.training.progress import EpochProgress
 from lit_mnist.training.signals import stop_on_signals
@@ -45,17 +46,18 @@ class Diverged(Exception):
 class History(msgspec.Struct, kw_only=True):
     """The run so far, by epoch; part of every checkpoint. Losses in nats, accuracies as fractions, None: not validated."""
 
-    train_loss: list[float] = []
-    train_loss_by_block: list[tuple[int, float]] = []
-    test_accuracy: list[float] = []
-    val_loss: list[float | None] = []
-    val_accuracy: list[float | None] = []
-    train_seconds: list[float] = []
-    ended: list[float] = []  # UNIX time
-    seconds: float = 0.0  # of the whole run, earlier processes included
-    started: str = msgspec.field(default_factory=now)
-    resumed: int = 0
-    changes: list[str] = []  # of the environment, from one process to the next
+    train_loss: Losses = []
+    train_loss_by_block: list[tuple[Count, Number]] = []
+    test_accuracy: list[Fraction] = []
+    val_loss: list[Number | None] = []
+    val_accuracy: list[Fraction | None] = []
+    train_seconds: list[Number] = []
+    ended: list[Number] = []  # UNIX time
+    seconds: Number = 0.0  # of the whole run, earlier processes included
+    started: Word = msgspec.field(default_factory=now)
+    resumed: Count = 0
+    stopped: Text = ""  # why a callback ended it
+    changes: list[Text] = []  # of the environment, from one process to the next
 
 
 class Recorder(Checkpoint):
@@ -120,21 +122,19 @@ class Recorder(Checkpoint):
         """Wall time of the run so far, earlier processes included."""
         return self.history.seconds + time.monotonic() - self._began
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        stop_on_signals()  # in place of the Trainer's own handlers
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         torch.set_num_threads(self.threads)  # which ddp has changed
-        if trainer.current_epoch != len(self.history.train_loss):
-            raise ValueError(
-                f"the checkpoint contradicts itself: its loops have done {trainer.current_epoch} epochs, "
-                f"its record has {len(self.history.train_loss)}."
-            )
-        if trainer.world_size > 1:
-            group_gradients(pl_module, next(iter(trainer.datamodule.test_dataloader()))[0][:1])  # type: ignore[attr-defined]
+        trainer.should_stop = bool(self.history.stopped)
         if trainer.is_global_zero and self.writes_events:
             self.folder.remove_events()
             self.events = EventFile(self.folder.path)
             for epoch in range(len(self.history.train_loss)):
                 self._write_points(epoch)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        stop_on_signals()  # in place of the Trainer's own handlers
+        if trainer.world_size > 1:
+            group_gradients(pl_module, next(iter(trainer.datamodule.test_dataloader()))[0][:1])  # type: ignore[attr-defined]
         if self._random_state is not None:
             torch.set_rng_state(self._random_state["cpu"])
             if torch.cuda.is_available() and "cuda" in self._random_state:
@@ -187,6 +187,7 @@ class Recorder(Checkpoint):
         history.train_loss.append(measured["loss"])
         history.train_seconds.append(round(self._seconds_in_epoch, 3))
         history.ended.append(time.time())
+        history.stopped = why_stopped(trainer) if trainer.should_stop else ""
         if len(history.val_accuracy) > epoch:
             measured |= {"val loss": history.val_loss[-1] or 0.0, "val accuracy": history.val_accuracy[-1] or 0.0}
         is_whole = trainer.global_step % self.experiment["steps_per_epoch"] == 0  # else max_steps ends the run here
@@ -226,6 +227,12 @@ class Recorder(Checkpoint):
         for step, loss in history.train_loss_by_block if with_blocks else []:
             if epoch * steps < step <= (epoch + 1) * steps:
                 self.events.add_scalar("train/loss_step", loss, step, when)
+
+
+def why_stopped(trainer: pl.Trainer) -> str:
+    """Returns the reason of the callback that stopped training early."""
+    stoppers = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]  # type: ignore[attr-defined]
+    return next((reason for callback in stoppers if (reason := callback.stopping_reason_message)), "by a callback")
 
 
 @torch.inference_mode()

@@ -1,0 +1,68 @@
+"""The folder that a run works in, locked, and the checkpoint that it begins with."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from lit_mnist.record.checkpoint import find_checkpoint
+from lit_mnist.record.folder import Config, RunFolder, claim_run_folder
+
+LOGS = Path("logs")
+
+
+def claim(name: str, config: Config, run_dir: str, ckpt_path: str | None, leaving: ExitStack) -> list[str | None]:
+    """Locks the folder to work in until `leaving`, and finds the checkpoint to begin with.
+
+    Args:
+        name: Of the configuration.
+        config: The resolved configuration, by which an unfinished run is known again.
+        run_dir: Folder asked for; empty: the run's own unfinished one, or the next free one below `logs/`.
+        ckpt_path: Run folder or checkpoint asked for, or "last".
+        leaving: Unlocks the folder.
+
+    Returns:
+        The folder, and the checkpoint or None.
+
+    Raises:
+        ValueError: The folder is another process's, a finished run's or something else's; there is no such checkpoint.
+    """
+    given = None if ckpt_path in (None, "last") else find_checkpoint(Path(str(ckpt_path)))
+    named = run_dir or _folder_to_resume(ckpt_path, LOGS / name)
+    folder = _lock(named) if named else claim_run_folder(LOGS / name, config)
+    leaving.callback(folder.unlock)
+    start = given
+    elsewhere = given is None or given.parent.parent.resolve() != folder.path.resolve()
+    if elsewhere and folder.checkpoints:  # the same command resumes from where it has got to, not from where it began
+        start = find_checkpoint(folder.path)
+    return [str(folder.path), str(start) if start else None]
+
+
+def _lock(named: str) -> RunFolder:
+    folder = RunFolder(Path(named))
+    _refuse_finished(folder)
+    if not folder.lock():
+        raise ValueError(f"{named}: another process is training there; wait for it, or choose another --run_dir.")
+    try:
+        _refuse_finished(folder)  # it may have been finished since
+        if folder.is_foreign:
+            raise ValueError(f"{named} holds the files of something else; choose another --run_dir.")
+    except ValueError:
+        folder.unlock()
+        raise
+    return folder
+
+
+def _refuse_finished(folder: RunFolder) -> None:
+    if folder.is_finished:
+        raise ValueError(f"{folder.path} holds a finished run; choose another --run_dir, or remove the folder.")
+
+
+def _folder_to_resume(ckpt_path: str | None, parent: Path) -> str | None:
+    """Returns the unfinished run that `--ckpt_path` names, if it names one."""
+    if ckpt_path == "last":
+        unfinished = [run for path in parent.glob("*") if (run := RunFolder(path)).checkpoints and not run.is_finished]
+        if not unfinished:
+            raise ValueError(f"--ckpt_path last: {parent} holds no unfinished run with a checkpoint.")
+        return str(max(unfinished, key=lambda run: run.checkpoints[0].stat().st_mtime).path)
+    if ckpt_path and Path(ckpt_path).is_dir() and RunFolder(Path(ckpt_path)).checkpoints:
+        return None if RunFolder(Path(ckpt_path)).is_finished else ckpt_path
+    return None
