@@ -48,7 +48,9 @@ class MNISTDataModule(pl.LightningDataModule):
         split_batch: bool = True,
     ) -> None:
         super().__init__()
-        self.batch_size, self.train_size, self.val_size = index(batch_size), index(train_size), index(val_size)
+        # plain values: NumPy's could not be loaded again from a checkpoint that holds only plain ones
+        batch_size, train_size, val_size = index(batch_size), index(train_size), index(val_size)
+        self.batch_size, self.train_size, self.val_size = batch_size, train_size, val_size
         for name, value, least in (
             ("batch_size", self.batch_size, 1),
             ("train_size", self.train_size, 0),
@@ -72,6 +74,10 @@ class MNISTDataModule(pl.LightningDataModule):
         """Reads, verifies and decodes the files, once for all stages."""
         if self._data is None:
             self._data = load(self.dataset, self.root and Path(self.root).expanduser())
+        # the processes of a run must agree on it: without a seed, each drew its own
+        seed = self.seed if self.trainer is None else self.trainer.strategy.broadcast(self.seed)
+        if not self._splits or seed != self.seed:
+            self.seed = seed
             self._split()
 
     def _split(self) -> None:
@@ -153,6 +159,8 @@ class MNISTDataModule(pl.LightningDataModule):
         return StoredLoader(images, labels)
 
     def _on_device(self, split: str) -> Batch:
+        if not self._splits:  # a loader is asked for without a Trainer
+            self.setup()
         if self.trainer is not None:
             images, labels = self._splits[split]
             device = self.trainer.strategy.root_device
