@@ -80,9 +80,8 @@ def _stepping(kind: type[LitMLP]) -> type["_BlockStepping"]:
     return type(kind.__name__, (_BlockStepping, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
-def _new(kind: type[LitMLP]) -> "_BlockStepping":
-    made = _stepping(kind)
-    return made.__new__(made)
+def _unpickled(kind: type[LitMLP]) -> "_BlockStepping":
+    return object.__new__(_stepping(kind))
 
 
 class _BlockStepping(LitMLP):
@@ -92,7 +91,7 @@ class _BlockStepping(LitMLP):
     chosen_steps_per_block: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _new, (type(self).__mro__[2],), self.__getstate__()  # its class is in no module, where pickle would look
+        return _unpickled, (type(self).__mro__[2],), self.__getstate__()  # its class is in no module, where pickle would look
 
     def steps_per_block(self, batch_size: int) -> int:
         """Returns the number of SGD steps that the data module hands out at once."""
@@ -191,36 +190,30 @@ def _agree_on_steps(checkpoint: dict[str, Any]) -> None:
 def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
     """Says what needs the Trainer to perform each SGD step by itself; an empty string if nothing does."""
     limit, interval = trainer.limit_train_batches, trainer.val_check_interval
+    all_callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by connectors, as the next two
     options = {
-        "devices needs": trainer.world_size > 1,
-        "accumulate_grad_batches needs": trainer.accumulate_grad_batches != 1,
-        "gradient_clip_val needs": bool(trainer.gradient_clip_val),
-        "precision 16-mixed needs": trainer.scaler is not None,
-        "fast_dev_run counts": bool(trainer.fast_dev_run),  # type: ignore[attr-defined]
-        "overfit_batches counts": bool(trainer.overfit_batches),  # type: ignore[attr-defined]
-        "limit_train_batches counts": not isinstance(limit, float) or limit != 1.0,
-        "val_check_interval counts": not isinstance(interval, float) or interval != 1.0,
-    }
-    for name, is_used in options.items():
-        if is_used:
-            return f"{name} single mini-batches"
+        "several devices share each mini-batch": trainer.world_size > 1,
+        "accumulate_grad_batches changes single SGD steps": trainer.accumulate_grad_batches != 1,
+        "gradient_clip_val changes single SGD steps": bool(trainer.gradient_clip_val),
+        "precision 16-mixed scales single SGD steps": trainer.scaler is not None,
+        "fast_dev_run counts single mini-batches": bool(trainer.fast_dev_run),  # type: ignore[attr-defined]
+        "overfit_batches counts single mini-batches": bool(trainer.overfit_batches),  # type: ignore[attr-defined]
+        "limit_train_batches counts single mini-batches": not isinstance(limit, float) or limit != 1.0,
+        "val_check_interval counts single mini-batches": not isinstance(interval, float) or interval != 1.0,
+    } | {f"{type(one).__name__} changes single SGD steps": isinstance(one, CHANGE_STEPS) for one in all_callbacks}
+    for reason, holds in options.items():
+        if holds:
+            return reason
     own = next(kind for kind in type(module).__mro__ if not issubclass(kind, _BlockStepping))
     for owner, base, hooks in (
         (own, LitMLP, MODULE_HOOKS),
         (type(trainer.datamodule), pl.LightningDataModule, DATA_HOOKS),  # type: ignore[attr-defined]
-        *((type(one), pl.Callback, CALLBACK_HOOKS) for one in _callbacks(trainer) if not _works_in_blocks(one)),
+        *((type(one), pl.Callback, CALLBACK_HOOKS) for one in all_callbacks if not _works_in_blocks(one)),
     ):
         for hook in hooks:
             if getattr(owner, hook, None) not in (None, getattr(base, hook)):
                 return f"{owner.__name__}.{hook} is called at every SGD step"
-    for callback in _callbacks(trainer):
-        if isinstance(callback, CHANGE_STEPS):
-            return f"{type(callback).__name__} changes single SGD steps"
     return ""
-
-
-def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined,no-any-return] # set by a connector
 
 
 def _works_in_blocks(callback: pl.Callback) -> bool:
