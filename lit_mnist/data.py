@@ -48,7 +48,9 @@ class MNISTDataModule(pl.LightningDataModule):
         split_batch: bool = True,
     ) -> None:
         super().__init__()
-        self.batch_size, self.train_size, self.val_size = index(batch_size), index(train_size), index(val_size)
+        # plain values: NumPy's could not be loaded again from a checkpoint that holds only plain ones
+        batch_size, train_size, val_size = index(batch_size), index(train_size), index(val_size)
+        self.batch_size, self.train_size, self.val_size = batch_size, train_size, val_size
         for name, value, least in (
             ("batch_size", self.batch_size, 1),
             ("train_size", self.train_size, 0),
@@ -63,6 +65,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.save_hyperparameters(ignore=["seed", "root", "download"])  # the module may have a seed of its own
         self._data: DataSet | None = None
         self._splits: dict[str, Batch] = {}
+        self._has_begun = False  # to hand out training images, since the last `setup`
 
     def prepare_data(self) -> None:
         if self.download:
@@ -70,8 +73,13 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Reads, verifies and decodes the files, once for all stages."""
+        self._has_begun = False
         if self._data is None:
             self._data = load(self.dataset, self.root and Path(self.root).expanduser())
+        # the processes of a run must agree on it: without a seed, each drew its own
+        seed = self.seed if self.trainer is None else self.trainer.strategy.broadcast(self.seed)
+        if not self._splits or seed != self.seed:
+            self.seed = seed
             self._split()
 
     def _split(self) -> None:
@@ -108,6 +116,7 @@ class MNISTDataModule(pl.LightningDataModule):
             ValueError: The devices cannot share the images evenly.
         """
         trainer, (images, labels) = self.trainer, self._on_device("train")
+        self._has_begun = True
         if trainer is None:
             return EpochLoader(images, labels, self.batch_size, self.seed)
         devices = trainer.world_size
@@ -153,6 +162,8 @@ class MNISTDataModule(pl.LightningDataModule):
         return StoredLoader(images, labels)
 
     def _on_device(self, split: str) -> Batch:
+        if not self._splits:  # a loader is asked for without a Trainer
+            self.setup()
         if self.trainer is not None:
             images, labels = self._splits[split]
             device = self.trainer.strategy.root_device
@@ -183,8 +194,8 @@ class MNISTDataModule(pl.LightningDataModule):
         Raises:
             ValueError: The checkpoint was taken within an epoch, or of a run on other data.
         """
-        if self.trainer is not None and self.trainer.state.fn != "fit":
-            return  # a trained network may be tested on anything
+        if self._has_begun or (self.trainer is not None and self.trainer.state.fn != "fit"):
+            return  # Lightning's tuners go back to where they began; a trained network may be tested on anything
         if state_dict["batches_into_epoch"]:
             raise ValueError(
                 "the checkpoint was taken within an epoch, so that training from it would see other images; "

@@ -55,7 +55,7 @@ class MLP(nn.Module):
             ValueError: The images are integers other than bytes.
         """
         if images.dtype == torch.uint8:
-            images = images.to(self.dtype) / 255
+            images = images.float() / 255  # in float32, as the data module does, whatever the network computes in
         elif not images.is_floating_point():
             raise ValueError(f"images must be floating point in [0, 1] or uint8, not {images.dtype}.")
         activation = images.to(self.dtype).flatten(1)

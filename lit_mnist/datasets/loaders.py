@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.utils.data import Sampler, SequentialSampler, TensorDataset
 
 Batch = tuple[Tensor, Tensor]
 IMAGES_PER_EVALUATION_BATCH = 5000  # 20 MB of activations, and no faster when larger
@@ -30,6 +32,9 @@ class EpochLoader:
         steps_per_item: Consecutive mini-batches handed out at once; the order does not depend on it.
         rank, devices: This device's share of each mini-batch when several devices share it.
         shuffle: False keeps the stored order.
+
+    Attributes:
+        dataset, sampler: Where the Trainer looks for the number of images, and for what draws their order.
     """
 
     def __init__(
@@ -47,7 +52,8 @@ class EpochLoader:
         self.batch_size, self.steps_per_item = batch_size, steps_per_item
         self.seed, self.rank, self.devices, self.shuffle = seed, rank, devices, shuffle
         self.epoch = 0
-        self.sampler = self  # where the Trainer looks for set_epoch
+        self.dataset = TensorDataset(images, labels)
+        self.sampler: EpochLoader | Sampler[int] = self if shuffle else SequentialSampler(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of the 0-based `epoch`; the Trainer calls it before each one."""
@@ -73,6 +79,11 @@ class EpochLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # a generator, because the Trainer asks for an iterator before it sets the epoch
+        if dist.is_initialized() and dist.get_world_size() != self.devices:
+            raise ValueError(
+                f"a loader for {self.devices} device would hand the same images to all {dist.get_world_size()}; "
+                "give the Trainer the data module instead: trainer.fit(model, datamodule=data)."
+            )
         for indices in self.order().split(self.batch_size * self.steps_per_item):
             yield self.images.index_select(0, indices), self.labels.index_select(0, indices)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning import callbacks
 from torch import Tensor
 
 from lit_mnist.datasets.loaders import Batch, EpochLoader
@@ -28,17 +28,21 @@ CALLBACK_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
+DATA_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 MODULE_HOOKS = (
     *CALLBACK_HOOKS,
+    *DATA_HOOKS,
     "training_step",
     "backward",
     "optimizer_step",
     "optimizer_zero_grad",
     "configure_gradient_clipping",
     "lr_scheduler_step",
-    "on_before_batch_transfer",
-    "transfer_batch_to_device",
-    "on_after_batch_transfer",
+)
+CHANGE_STEPS = (
+    callbacks.GradientAccumulationScheduler,
+    callbacks.LearningRateFinder,
+    callbacks.StochasticWeightAveraging,
 )
 
 
@@ -59,13 +63,25 @@ def in_blocks(module: Module, engine: EngineName = "exact", steps_per_block: int
         raise ValueError(f"engine must be exact or fast, not {engine}.")
     if steps_per_block < 0:
         raise ValueError(f"steps_per_block must be at least 1, or 0 for the default, not {steps_per_block}.")
-    kind = type(module)
-    # as torch's own parametrize and fully_shard do: everything but the stepping stays the user's class
-    module.__class__ = type(kind.__name__, (_BlockStepping, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+    if not isinstance(module, LitMLP):
+        raise ValueError(
+            f"in_blocks takes a LitMLP or a subclass, not {type(module).__name__}; compile it afterwards, if at all."
+        )
+    if not isinstance(module, _BlockStepping):
+        module.__class__ = _stepping(type(module))  # as torch's own parametrize and fully_shard do
     module.automatic_optimization = False
     stepping = cast(_BlockStepping, module)
     stepping.engine_name, stepping.chosen_steps_per_block = engine, steps_per_block
     return module
+
+
+def _stepping(kind: type[LitMLP]) -> type["_BlockStepping"]:
+    """Makes a class of the same name, in which everything but the stepping is the user's."""
+    return type(kind.__name__, (_BlockStepping, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def _unpickled(kind: type[LitMLP]) -> "_BlockStepping":
+    return object.__new__(_stepping(kind))
 
 
 class _BlockStepping(LitMLP):
@@ -73,6 +89,9 @@ class _BlockStepping(LitMLP):
 
     engine_name: EngineName
     chosen_steps_per_block: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, (type(self).__mro__[2],), self.__getstate__()  # its class is in no module, where pickle would look
 
     def steps_per_block(self, batch_size: int) -> int:
         """Returns the number of SGD steps that the data module hands out at once."""
@@ -89,25 +108,29 @@ class _BlockStepping(LitMLP):
         super().on_fit_start()
         if reason := why_single_steps(self, self.trainer):
             raise ValueError(f"{reason}; train the module without in_blocks.")
+        batch_size = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if batch_size and self.trainer.log_every_n_steps:  # the Trainer would count blocks
+            self.trainer.log_every_n_steps = max(1, self.trainer.log_every_n_steps // self.steps_per_block(batch_size))
 
-    def on_train_start(self) -> None:
-        super().on_train_start()
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
         if len(self.trainer.optimizers) != 1 or self.trainer.lr_scheduler_configs:
             raise ValueError("blocks of SGD steps take one optimizer and no learning-rate scheduler; train without in_blocks.")
         (optimizer,) = self.trainer.optimizers
-        self.engine = self._make_engine(optimizer)
+        self.engine = self._make_engine(optimizer)  # each epoch anew: a callback may have set another learning rate
 
     def _make_engine(self, optimizer: torch.optim.Optimizer) -> Engine:
         if self.engine_name == "exact":
             return ExactEngine(self, optimizer)
+        groups = optimizer.param_groups
+        plain = torch.optim.SGD(self.mlp.parameters(), lr=groups[0]["lr"], fused=groups[0].get("fused")).param_groups
+        if type(optimizer) is not torch.optim.SGD or _comparable(groups) != _comparable(plain):
+            raise ValueError("engine fast replaces plain SGD only, but this module configures another optimizer; use exact.")
+        if type(self).batch_loss is not LitMLP.batch_loss or type(self).forward is not LitMLP.forward:
+            raise ValueError("engine fast minimises cross-entropy only, but this module has another batch_loss; use exact.")
         from lit_mnist.engines.fast import FastEngine
 
-        plain = torch.optim.SGD([torch.empty(0)], lr=self.lr).defaults | {"fused": optimizer.defaults.get("fused")}
-        if type(optimizer) is not torch.optim.SGD or optimizer.defaults != plain:
-            raise ValueError("engine fast replaces plain SGD only, but this module configures another optimizer; use exact.")
-        if getattr(type(self), "batch_loss") is not LitMLP.batch_loss or type(self).forward is not LitMLP.forward:  # noqa: B009
-            raise ValueError("engine fast minimises cross-entropy only, but this module has another batch_loss; use exact.")
-        return FastEngine(self.mlp, self.lr, torch.get_num_threads())
+        return FastEngine(self.mlp, groups[0]["lr"], torch.get_num_threads())
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch
@@ -117,7 +140,7 @@ class _BlockStepping(LitMLP):
             images, labels = images[: (limit - step) * size], labels[: (limit - step) * size]
         losses = self.engine.steps(images.to(self.mlp.dtype), labels, size)
         _count_steps(self.trainer, len(losses))
-        mean = losses.mean()
+        mean = losses.mean(dtype=torch.promote_types(losses.dtype, torch.float32))
         self.log("train/loss_step", mean, prog_bar=True)
         self.log("train/loss", mean, on_step=False, on_epoch=True, batch_size=len(losses))
         self._log_position()
@@ -166,39 +189,38 @@ def _agree_on_steps(checkpoint: dict[str, Any]) -> None:
 
 def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
     """Says what needs the Trainer to perform each SGD step by itself; an empty string if nothing does."""
+    limit, interval = trainer.limit_train_batches, trainer.val_check_interval
+    all_callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by connectors, as the next two
     options = {
-        "devices": trainer.world_size == 1,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches == 1,
-        "gradient_clip_val": not trainer.gradient_clip_val,
-        "limit_train_batches": isinstance(trainer.limit_train_batches, float) and trainer.limit_train_batches == 1.0,
-        "val_check_interval": isinstance(trainer.val_check_interval, float) and trainer.val_check_interval == 1.0,
-        "overfit_batches": not trainer.overfit_batches,  # type: ignore[attr-defined]
-        "fast_dev_run": not trainer.fast_dev_run,  # type: ignore[attr-defined]
-        "precision 16-mixed": trainer.scaler is None,
-    }
-    for name, works_in_blocks in options.items():
-        if not works_in_blocks:
-            return (
-                f"{name} counts single mini-batches"
-                if "_batches" in name or "interval" in name
-                else f"{name} needs single steps"
-            )
-    own = next(kind for kind in type(module).__mro__ if kind.__name__ != _BlockStepping.__name__ and not _is_made_here(kind))
-    for hook in MODULE_HOOKS:
-        if getattr(own, hook) is not getattr(LitMLP, hook):
-            return f"{own.__name__}.{hook} is called at every SGD step"
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        for hook in CALLBACK_HOOKS:
-            if not _works_in_blocks(callback) and getattr(type(callback), hook) is not getattr(pl.Callback, hook):
-                return f"{type(callback).__name__}.{hook} is called at every SGD step"
+        "several devices share each mini-batch": trainer.world_size > 1,
+        "accumulate_grad_batches changes single SGD steps": trainer.accumulate_grad_batches != 1,
+        "gradient_clip_val changes single SGD steps": bool(trainer.gradient_clip_val),
+        "precision 16-mixed scales single SGD steps": trainer.scaler is not None,
+        "fast_dev_run counts single mini-batches": bool(trainer.fast_dev_run),  # type: ignore[attr-defined]
+        "overfit_batches counts single mini-batches": bool(trainer.overfit_batches),  # type: ignore[attr-defined]
+        "limit_train_batches counts single mini-batches": not isinstance(limit, float) or limit != 1.0,
+        "val_check_interval counts single mini-batches": not isinstance(interval, float) or interval != 1.0,
+    } | {f"{type(one).__name__} changes single SGD steps": isinstance(one, CHANGE_STEPS) for one in all_callbacks}
+    for reason, holds in options.items():
+        if holds:
+            return reason
+    own = next(kind for kind in type(module).__mro__ if not issubclass(kind, _BlockStepping))
+    for owner, base, hooks in (
+        (own, LitMLP, MODULE_HOOKS),
+        (type(trainer.datamodule), pl.LightningDataModule, DATA_HOOKS),  # type: ignore[attr-defined]
+        *((type(one), pl.Callback, CALLBACK_HOOKS) for one in all_callbacks if not _works_in_blocks(one)),
+    ):
+        for hook in hooks:
+            if getattr(owner, hook, None) not in (None, getattr(base, hook)):
+                return f"{owner.__name__}.{hook} is called at every SGD step"
     return ""
 
 
-def _is_made_here(kind: type) -> bool:
-    return _BlockStepping in kind.__bases__
-
-
 def _works_in_blocks(callback: pl.Callback) -> bool:
-    if isinstance(callback, ModelCheckpoint):
+    if isinstance(callback, callbacks.ModelCheckpoint):
         return "'every_n_train_steps': 0" in callback.state_key and "'train_time_interval': None" in callback.state_key
-    return isinstance(callback, ProgressBar) or getattr(callback, "works_in_blocks", False)
+    return isinstance(callback, callbacks.ProgressBar) or getattr(callback, "works_in_blocks", False)
+
+
+def _comparable(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [group | {"params": list(map(id, group["params"]))} for group in groups]

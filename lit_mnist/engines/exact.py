@@ -5,6 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lit_mnist.datasets.loaders import Batch
 from lit_mnist.lit_mlp import LitMLP
 
 
@@ -38,14 +39,20 @@ class ExactEngine:
 
     def steps(self, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
         """Performs SGD steps as `Engine.steps` describes."""
-        autocast = torch.is_autocast_enabled(images.device.type)
+        batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        return torch.stack([self._step(batch) for batch in batches])
+
+    def _step(self, batch: Batch) -> Tensor:
         losses = []
-        for batch in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+
+        def closure() -> Tensor:
+            # under autocast the cache holds the weights as they were before the last step
+            torch.clear_autocast_cache()
             self.optimizer.zero_grad()
             loss = self.module.batch_loss(*batch)
             loss.backward()
-            self.optimizer.step()
-            if autocast:
-                torch.clear_autocast_cache()  # it holds the weights as they were before this step
             losses.append(loss.detach())
-        return torch.stack(losses)
+            return loss
+
+        self.optimizer.step(closure)  # LBFGS and its like call it several times
+        return losses[0]
