@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lit_mnist.data import MNISTDataModule
     from lit_mnist.engines.blocks import in_blocks
+    from lit_mnist.insight.instruments import Instruments
     from lit_mnist.lit_mlp import LitMLP
     from lit_mnist.mlp import MLP
     from lit_mnist.predict.predict import predict_images
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "2.0.0"
 
 _HOMES = {
+    "Instruments": "lit_mnist.insight.instruments",
     "LitMLP": "lit_mnist.lit_mlp",
     "MLP": "lit_mnist.mlp",
     "MNISTDataModule": "lit_mnist.data",
@@ -28,6 +30,7 @@ _HOMES = {
 
 __all__ = [
     "MLP",
+    "Instruments",
     "LitMLP",
     "MNISTDataModule",
     "Run",

@@ -62,6 +62,8 @@ def option_parser(command: str) -> OptionParser:
         add("--engine", type=EngineName, default="exact", help=engines)
         blocks = "SGD steps per call of the Trainer's training_step; changes the speed only. 0: as many as 4,096 images hold."
         add("--steps_per_block", type=int, default=0, help=blocks)
+        insight = "Measure curvature, gradient noise and active units at eight moments; the run's bits stay the same."
+        add("--instruments", type=bool, nargs="?", const=True, default=False, help=insight)
     if command == "test":
         add("--out", type=str, default="", help="Folder for the pictures. Default: that of a finished run.")
     checkpoints = 'Run folder or checkpoint file; with fit, to resume from ("last": the newest unfinished run).'
@@ -155,6 +157,7 @@ def run_options(options: list[str]) -> RunOptions:
         engine=config.engine,
         steps_per_block=config.steps_per_block,
         test_every_epoch=config.test_every_epoch,
+        instruments=config.instruments,
         writes_events=config.trainer.logger is not False,
         shows_progress=config.trainer.enable_progress_bar is not False,
         devices=config.trainer.devices,

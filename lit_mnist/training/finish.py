@@ -75,6 +75,7 @@ def finish(
         machine=machine(),
         changes=history.changes,
         stopped=history.stopped,
+        instruments={"measurements": recorder.instruments.measurements} if recorder.instruments else {},
         times=Times(
             started=history.started,
             finished=now(),

@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.datasets.loaders import Batch
 from lit_mnist.engines.blocks import IMAGES_PER_BLOCK
+from lit_mnist.insight.instruments import Instruments
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.events import EventFile
 from lit_mnist.record.folder import RunFolder
@@ -73,6 +74,7 @@ class Recorder(Checkpoint):
         test_every_epoch: Measure test accuracy after every epoch; nothing is ever selected on it.
         writes_events: Write TensorBoard event files.
         progress: Shows each epoch.
+        instruments: Measures why training goes as it does; it reads only.
     """
 
     works_in_blocks = True
@@ -86,9 +88,11 @@ class Recorder(Checkpoint):
         test_every_epoch: bool = True,
         writes_events: bool = True,
         progress: EpochProgress | None = None,
+        instruments: Instruments | None = None,
     ) -> None:
         self.folder, self.experiment, self.environment, self.threads = folder, experiment, environment, threads
         self.test_every_epoch, self.writes_events, self.progress = test_every_epoch, writes_events, progress
+        self.instruments = instruments
         self.history = History()
         self.events: EventFile | None = None
         self._pending: list[Tensor] = []  # losses (n,) of the block under way
@@ -223,6 +227,10 @@ class Recorder(Checkpoint):
         for tag, values in curves.items():
             if epoch < len(values) and (value := values[epoch]) is not None:
                 self.events.add_scalar(tag, value, epoch + 1, when)
+        for measured in self.instruments.measurements if self.instruments else []:
+            if epoch < measured["epoch"] <= epoch + 1:
+                for name, value in measured.items():
+                    self.events.add_scalar(f"instruments/{name}", value, int(measured["step"]), when)
         steps = self.experiment["steps_per_epoch"]
         for step, loss in history.train_loss_by_block if with_blocks else []:
             if epoch * steps < step <= (epoch + 1) * steps:

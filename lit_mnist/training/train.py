@@ -12,6 +12,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lit_mnist.data import EXPERIMENT, MNISTDataModule
 from lit_mnist.engines.blocks import EngineName, in_blocks, why_single_steps
+from lit_mnist.insight.instruments import Instruments
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.atomic import write_atomically
 from lit_mnist.record.folder import Config, RunFolder
@@ -52,6 +53,7 @@ class RunOptions:
     engine: EngineName
     steps_per_block: int
     test_every_epoch: bool
+    instruments: bool
     writes_events: bool
     shows_progress: bool
     devices: int
@@ -100,11 +102,12 @@ def _run(options: RunOptions, folder: RunFolder, start: Path | None) -> Result |
     data, first = options.data, is_first()
     model = options.make_model(data.data.image_shape, len(data.data.classes))
     progress = EpochProgress() if options.shows_progress else None
-    recorder = Recorder(folder, {}, {}, options.threads, options.test_every_epoch, options.writes_events, progress)
+    instruments = Instruments() if options.instruments else None
+    recorder = Recorder(folder, {}, {}, options.threads, options.test_every_epoch, options.writes_events, progress, instruments)
     checkpoints = RunCheckpointIO(folder)
     with _as_value_error():
         trainer = options.make_trainer(
-            callbacks=[recorder, *([progress] if progress else [])],
+            callbacks=[callback for callback in (instruments, recorder, progress) if callback],
             plugins=[checkpoints],
             default_root_dir=folder.path,
         )
