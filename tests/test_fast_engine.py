@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
+from lit_mnist.datasets.files import load
+from lit_mnist.datasets.registry import MNIST
 from lit_mnist.engines.fast import FastEngine
 from lit_mnist.mlp import MLP
 
@@ -50,7 +51,7 @@ def by_autograd(mlp: nn.Module, lr: float, images: Tensor, labels: Tensor, batch
 
 def twins(hidden: tuple[int, ...], dtype: torch.dtype = DOUBLE) -> tuple[MLP, MLP]:
     torch.manual_seed(1)
-    mlp = MLP(hidden).to(dtype)
+    mlp = MLP(MNIST.image_shape, 10, hidden).to(dtype)
     return mlp, copy.deepcopy(mlp)
 
 
@@ -85,10 +86,8 @@ def test_steps_of_the_published_network_equal_autograd_in_float32(batch_size: in
     assert farthest(expected, trained) <= 5e-6
 
 
-def test_two_epochs_of_mnist_end_in_the_accuracy_of_autograd(root: Path) -> None:
-    from lit_mnist.datasets.files import load
-
-    pictures, classes = load("MNIST", root, "train")
+def test_two_epochs_of_mnist_end_in_the_accuracy_of_autograd() -> None:
+    pictures, classes = load("MNIST").train
     images, labels = pictures[:8000].flatten(1).float() / 255, classes[:8000]
     expected, trained = twins((512, 256), SINGLE)
     engine = FastEngine(trained, 0.1)
@@ -162,7 +161,7 @@ class Wider(MLP):
 
 
 def refused() -> list[tuple[str, nn.Module]]:
-    frozen, mixed, replaced, half, bare, shared, pruned, more = (MLP((10, 10)) for _ in range(8))
+    frozen, mixed, replaced, half, bare, shared, pruned, more = (MLP(MNIST.image_shape, 10, (10, 10)) for _ in range(8))
     frozen.layers[0].weight.requires_grad_(False)
     mixed.layers[0].double()
     replaced.layers[0] = nn.Sequential(nn.Linear(784, 10))
@@ -171,14 +170,14 @@ def refused() -> list[tuple[str, nn.Module]]:
     prune.l1_unstructured(pruned.layers[0], "weight", 0.5)
     more.scale = nn.Parameter(torch.ones(1))
     return [
-        ("not of Wider", Wider((4,))),
+        ("not of Wider", Wider(MNIST.image_shape, 10, (4,))),
         ("not of Linear", nn.Linear(784, 10)),
         ("frozen", frozen),
         ("dtype", mixed),
         ("dtype", half.half()),
         *[("other than the weights", mlp) for mlp in (replaced, bare, pruned, more)],
         ("shared", shared),
-        ("for CPUs", MLP((4,)).to("meta")),
+        ("for CPUs", MLP(MNIST.image_shape, 10, (4,)).to("meta")),
     ]
 
 
@@ -198,7 +197,7 @@ def test_refuses_a_network_whose_forward_was_edited_and_leaves_it_as_it_was() ->
 
 
 def test_without_numba_a_sentence_says_what_it_gains_and_how_to_get_it() -> None:
-    code = "import sys; sys.modules['numba'] = None; import lit_mnist.engines.fast as f; f.FastEngine(f.MLP(), 0.1)"
+    code = "import sys; sys.modules['numba'] = None; import lit_mnist.engines.fast as f; f.FastEngine(f.MLP((28, 28), 10), 0.1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (
         "ValueError: engine fast: it takes about half the time, and needs numba: pip install 'lit_mnist[fast]'" in done.stderr

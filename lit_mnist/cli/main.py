@@ -12,7 +12,6 @@ from itertools import pairwise
 
 from lit_mnist import __version__
 from lit_mnist.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED
-from lit_mnist.record.configs import find_config
 from lit_mnist.record.printable import one_line
 from lit_mnist.training.signals import Stopped, stopping_on_signals
 
@@ -107,6 +106,8 @@ def _announce(options: Sequence[str]) -> None:
         given[name] = value if equals else following
     config = given.get("--config", given.get("-c", ""))
     if config:
+        from lit_mnist.record.configs import find_config  # and so YAML, which other commands may not need
+
         config = find_config(config).stem
     elsewhere = {"--help", "-h", "--print_config", "--ckpt_path"}  # where a named run goes on is seen later
     if elsewhere & given.keys() or "LOCAL_RANK" in os.environ:
