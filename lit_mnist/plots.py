@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
 # Okabe and Ito's palette, which the colour-blind can tell apart; hues too pale for white paper come last
 SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#8c6d31")
 INK, FAINT, ALARM = "#1f2328", "#d4d9df", "#b00020"
@@ -62,16 +61,34 @@ def plain(text: str, most: int = 80) -> str:
 
 def draw_loss_curve(train_loss_by_epoch: Sequence[float], title: str) -> "Figure":
     """Training loss (nats) against epoch, the first epoch being 1; what is not finite leaves a gap."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     loss = np.asarray(train_loss_by_epoch, dtype=np.float64)
     with style():
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = _figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.add_subplot(xlabel="epoch", ylabel="training loss (nats)", title=plain(title, 64))
         axes.plot(np.arange(1, len(loss) + 1), np.where(np.abs(loss) < LARGEST, loss, np.nan), marker="o")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def draw_loss_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> "Figure":
+    """Training loss (nats, logarithmic) against epoch for several configurations: every run a line, a colour for each name."""
+    from matplotlib.ticker import MaxNLocator
+
+    with style():
+        figure = _figure(figsize=(6.4, 4.2), layout="constrained")
+        axes = figure.add_subplot(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+        for number, (name, runs) in enumerate(curves.items()):
+            for index, losses in enumerate(runs):
+                loss = np.asarray(losses, dtype=np.float64)
+                shown = np.where((loss > 0) & (loss < LARGEST), loss, np.nan)
+                label = plain(name, 40) if index == 0 else None
+                axes.plot(np.arange(1, len(loss) + 1), shown, color=SERIES[number % len(SERIES)], label=label, linewidth=1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if curves:
+            axes.legend()
     return figure
 
 
@@ -83,8 +100,6 @@ def draw_confusion(labels: ArrayLike, predictions: ArrayLike, classes: Sequence[
         predictions: Predicted classes (N,), integers from 0.
         classes: Names of the classes, by label.
     """
-    from matplotlib.figure import Figure
-
     size = len(classes)
     pairs = _array(labels).astype(np.int64) * size + _array(predictions).astype(np.int64)
     counts = np.bincount(pairs, minlength=size**2).reshape(size, size)
@@ -95,7 +110,7 @@ def draw_confusion(labels: ArrayLike, predictions: ArrayLike, classes: Sequence[
     names = [plain(name, 24) for name in classes]
     turned = max(map(len, names)) > 2
     with style({"axes.grid": False, "font.size": 9 if few else 7}):
-        figure = Figure(figsize=(cell * size + 1.4, cell * size + 1.0), layout="constrained")
+        figure = _figure(figsize=(cell * size + 1.4, cell * size + 1.0), layout="constrained")
         title = f"{len(pairs) - right:,} mistakes in {len(pairs):,} images"
         axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=title)
         axes.imshow(wrong, cmap="Blues", vmin=0, vmax=max(1, wrong.max()))
@@ -154,15 +169,13 @@ def draw_images(
         alarming: Indices of captions set in red.
         columns: Cells in a row.
     """
-    from matplotlib.figure import Figure
-
     shown, wide = min(len(images), SHOWN), 2 if len(beside) else 1
     columns = max(1, min(columns, shown))
     lines = max((caption.count("\n") + 1 for caption in captions[:shown]), default=0)
     room = 1.6 if wide == 1 else 2.4 * TILE  # inches for an image and its caption
     width, height = max(3.4, columns * (room + GAP) + GAP), TILE + 0.15 * lines + 2 * GAP
     with style():
-        figure = Figure(figsize=(width, 0.45 + max(1, -(-shown // columns)) * height))
+        figure = _figure(figsize=(width, 0.45 + max(1, -(-shown // columns)) * height))
         axes = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the top left: 200 of them take seconds
         axes.text(figure.get_figwidth() / 2, 0.26, plain(title), ha="center", va="center", fontsize=11)
         for index in range(shown):
@@ -178,11 +191,22 @@ def draw_images(
     return figure
 
 
-def as_png(figure: "Figure") -> bytes:
-    """The figure as the content of a PNG file: without a date, with `MAKER` as the software that wrote it."""
+def _figure(**options: Any) -> "Figure":
+    """Makes a figure that a notebook shows, whether or not it has set up matplotlib."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            return as_png(self)
+
+    return Shown(**options)
+
+
+def as_png(figure: "Figure", title: str = "") -> bytes:
+    """The figure as the content of a PNG file: without a date, with `MAKER` and a title in its metadata."""
     buffer = io.BytesIO()
     with style():
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": MAKER})
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": MAKER, "Title": title})
     return buffer.getvalue()
 
 

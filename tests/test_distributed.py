@@ -159,7 +159,7 @@ def test_what_the_first_process_refuses_is_said_once_and_changes_nothing(trained
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(["--engine", "fast"], "--engine fast cannot be used"), (["--trainer.strategy", "ddp_spawn"], "--trainer.strategy")],
+    [(["--engine", "fast"], "--engine fast cannot be used"), (["--trainer.strategy", "fsdp"], "--trainer.strategy")],
 )
 def test_what_several_devices_cannot_do_is_refused_before_anything_is_written_or_started(
     options: list[str], named: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

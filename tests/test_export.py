@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from lit_mnist import export
 from lit_mnist.cli.main import main
 from lit_mnist.datasets.files import load
 from lit_mnist.mlp import MLP
-from lit_mnist.record.checkpoint import load_mlp
+from lit_mnist.predict import export
+from lit_mnist.record.checkpoint import TrainedNetwork, load_network
 
-SETTINGS = ["--trainer.max_epochs", "1", "--data.train_size", "2000", "--test_every_epoch", "false", "--threads", "1"]
+SETTINGS = ["--trainer.max_epochs", "1", "--data.train_size", "2000", "--threads", "1"]
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A barely trained network of another shape than the default."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert main(["fit", "--config", "lr0.1", "--model.hidden", "[40]", "--run_dir", str(folder), *SETTINGS]) == 0
@@ -37,14 +37,14 @@ def onnx_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_the_onnx_file_computes_what_the_network_does_for_any_number_of_images(run: Path, onnx_file: Path, root: Path) -> None:
+def test_the_onnx_file_computes_what_the_network_does_for_any_number_of_images(run: Path, onnx_file: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(onnx_file)
-    images = load("MNIST", root, "test")[0].unsqueeze(1).float() / 255
+    images = load().test[0].unsqueeze(1).float() / 255
     for count in (1, 2, 7, 1000):
         (logits,) = session.run(["logits"], {"images": images[:count].numpy()})
         with torch.inference_mode():
-            expected = load_mlp(run)(images[:count]).numpy()
+            expected = load_network(run).mlp(images[:count]).numpy()
         assert logits.shape == (count, 10)
         assert np.abs(logits - expected).max() < 1e-4
     assert session.get_inputs()[0].shape == ["N", 1, 28, 28]
@@ -59,21 +59,19 @@ def test_the_onnx_file_says_what_goes_in_and_holds_no_path_of_this_machine(onnx_
     assert notes["output"].startswith("logits (N, 10)")
     assert notes["hidden"] == "[40]"
     assert notes["dataset"] == "MNIST"
-    assert json.loads(notes["classes"])[7] == "7"
+    assert json.loads(notes["class_names"])[7] == "7"
     assert "[0, 1]" in model.doc_string
     content = onnx_file.read_bytes()
     for path in (str(Path(torch.__file__).parent), str(Path(export.__file__).parent), "site-packages", ".py"):
         assert path.encode() not in content
 
 
-def test_the_onnx_file_runs_without_torch_by_the_program_in_the_readme(
-    onnx_file: Path, run: Path, root: Path, tmp_path: Path
-) -> None:
+def test_the_onnx_file_runs_without_torch_by_the_program_in_the_readme(onnx_file: Path, run: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    images = load("MNIST", root, "test")[0]
+    images = load().test[0]
     with torch.inference_mode():
-        expected = int(load_mlp(run)(images[:1].unsqueeze(1).float() / 255).argmax())
+        expected = int(load_network(run).mlp(images[:1].unsqueeze(1).float() / 255).argmax())
     Image.fromarray(images[0].numpy()).save(tmp_path / "digit.png")
     (program,) = re.findall(r"^```python\n([^`]*onnxruntime.*?)^```", README, re.MULTILINE | re.DOTALL)
     program += "assert not {'torch', 'lit_mnist'} & set(sys.modules)\n"
@@ -82,59 +80,58 @@ def test_the_onnx_file_runs_without_torch_by_the_program_in_the_readme(
     assert told == f"{expected}\n"
 
 
-def test_a_file_that_computes_something_else_is_refused(root: Path, onnx_file: Path) -> None:
-    other = MLP((40,)).eval()
+def test_a_file_that_computes_something_else_is_refused(onnx_file: Path, run: Path) -> None:
+    trained = load_network(run)
+    other = TrainedNetwork(MLP((28, 28), 10, (40,)).eval(), trained.path, "MNIST", trained.class_names)
     images = r"[\d,]+ of 10,000 test images of MNIST"
     with pytest.raises(ValueError, match=f"was not written: on {images} it would give another class"):
-        export._compare(other, "MNIST", onnx_file.read_bytes(), Path("model.onnx"), root)
+        export._compare(other, onnx_file.read_bytes())
+
+
+def test_other_image_shapes_and_classes_are_exported_too(workplace: Path) -> None:
+    pytest.importorskip("onnxscript", reason="comes with the extra onnx")
+    network = TrainedNetwork(MLP((8, 6), 3, (4,)).eval(), Path(), "./mine", ("a", "b", "c"))
+    content, sentence = export.onnx_content(network)
+    assert sentence.startswith("same class as the network on all 1,000 random images")
+    assert b"images (N, 1, 8, 6) float32" in content
+    assert b'["a", "b", "c"]' in content
 
 
 def test_safetensors_holds_every_weight_bit_for_bit_with_its_description(run: Path, workplace: Path) -> None:
     load_file = pytest.importorskip("safetensors.torch", reason="comes with the extra safetensors").load_file
     assert main(["export", "--ckpt_path", str(run), "--to", "model.safetensors"]) == 0
     description = json.loads((workplace / "model.json").read_text())
-    network = MLP(description["hidden"])
+    network = MLP(description["image_shape"], description["classes"], description["hidden"])
     network.load_state_dict(load_file(workplace / "model.safetensors"))
-    trained = load_mlp(run).state_dict()
+    trained = load_network(run).mlp.state_dict()
     assert all(torch.equal(weight, trained[name]) for name, weight in network.state_dict().items())
     assert "[0, 1]" in description["input"]
     assert sorted(path.name for path in workplace.iterdir()) == ["model.json", "model.safetensors"]
 
 
-def test_an_existing_file_is_replaced_whole(run: Path, workplace: Path) -> None:
-    safetensors = pytest.importorskip("safetensors")
-    target = workplace / "model.safetensors"
-    assert main(["export", "--ckpt_path", str(run), "--to", str(target)]) == 0
-    first = target.read_bytes()
-    target.write_bytes(b"older")
-    assert main(["export", "--ckpt_path", str(run), "--to", str(target)]) == 0
-    assert target.read_bytes() == first
-    with safetensors.safe_open(target, "pt") as file:
-        assert file.metadata()["description"] == (workplace / "model.json").read_text()
-
-
-def test_the_description_names_the_classes_of_the_data_set_that_was_trained_on(workplace: Path) -> None:
-    export.export_safetensors(MLP((40,)), "FashionMNIST", workplace / "model.safetensors")
-    assert json.loads((workplace / "model.json").read_text())["classes"][9] == "Ankle boot"
-
-
-def test_a_description_replaces_nothing_but_a_description(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_earlier_export_is_replaced_and_nothing_else(run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("safetensors")
-    record = (run / "result.json").read_bytes()
-    before = sorted(run.iterdir())
-    assert main(["export", "--ckpt_path", str(run), "--to", str(run / "result.safetensors")]) == 2
-    assert f"{run / 'result.json'}, where the description would go, holds something else" in capsys.readouterr().err
-    assert (run / "result.json").read_bytes() == record
-    assert sorted(run.iterdir()) == before
+    target = workplace / "model.safetensors"
+    for _ in range(2):
+        assert main(["export", str(run), "--to", str(target)]) == 0
+    first = target.read_bytes()
+    for content, name in ((b"a thesis", "model.safetensors"), (b"{}", "model.json")):
+        whole = (workplace / name).read_bytes()
+        (workplace / name).write_bytes(content)
+        assert main(["export", str(run), "--to", str(target)]) == 2
+        assert "exists and is not an earlier export" in capsys.readouterr().err
+        assert (workplace / name).read_bytes() == content
+        (workplace / name).write_bytes(whole)
+    assert target.read_bytes() == first
 
 
-def test_the_root_may_begin_with_the_home_folder(
-    run: Path, root: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("onnxscript", reason="comes with the extra onnx")
-    monkeypatch.setenv("HOME", str(root.parent))
-    assert main(["export", "--ckpt_path", str(run), "--to", "model.onnx", "--root", f"~/{root.name}"]) == 0
-    assert [path.name for path in workplace.iterdir()] == ["model.onnx"]
+def test_nothing_is_written_into_the_record_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("safetensors")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for name in ("result.safetensors", "model.safetensors", "checkpoints/model.safetensors"):
+        assert main(["export", str(run), "--to", str(run / name)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(
@@ -142,7 +139,7 @@ def test_the_root_may_begin_with_the_home_folder(
     [
         ("model.pt", "--to model.pt: the name must end in .onnx or .safetensors."),
         ("model", "--to model: the name must end in .onnx or .safetensors."),
-        ("folder.safetensors", "--to folder.safetensors is a folder; name a file in it."),
+        ("folder.safetensors", "--to folder.safetensors cannot be written: Is a directory."),
         ("file/model.safetensors", "--to file/model.safetensors cannot be written: "),
         ("/proc/model.safetensors", "--to /proc/model.safetensors cannot be written: "),
     ],
@@ -162,8 +159,8 @@ def test_a_bad_target_is_one_sentence_and_exit_code_2(
 @pytest.mark.parametrize("suffix", export.NEEDED)
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(suffix: str, tmp_path: Path) -> None:
     # -S: a Python without any installed package
-    command = [sys.executable, "-S", "-m", "lit_mnist", "export", "--ckpt_path", "run", "--to", f"model{suffix}"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(export.__file__).parents[1])}
+    command = [sys.executable, "-S", "-m", "lit_mnist", "export", "run", "--to", f"model{suffix}"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(export.__file__).parents[2])}
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert result.stderr == (
         f"lit_mnist: --to model{suffix} needs packages that are not installed, "

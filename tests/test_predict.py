@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from light import photographs
 from pictures import (
     Digit,
     enlarged,
@@ -25,20 +26,16 @@ from pictures import (
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lit_mnist import LitMLP, predict_images
+from lit_mnist import MLP, LitMLP, predict_images
 from lit_mnist.cli.main import main
 from lit_mnist.datasets.files import load
-from lit_mnist.record.checkpoint import load_mlp
+from lit_mnist.record.checkpoint import load_network
 
 SETTINGS = [
     "--trainer.max_epochs",
     "2",
     "--data.train_size",
     "30000",
-    "--model.engine",
-    "fast",
-    "--test_every_epoch",
-    "false",
     "--threads",
     "1",
 ]
@@ -53,8 +50,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def test_set(root: Path) -> tuple[Tensor, Tensor]:
-    return load("MNIST", root, "test")
+def test_set() -> tuple[Tensor, Tensor]:
+    return load().test
 
 
 def predictions(table: Path) -> list[dict[str, str]]:
@@ -70,7 +67,7 @@ def test_untouched_test_images_are_told_as_the_network_tells_them(
     for path, image in zip(paths, images.numpy(), strict=False):
         Image.fromarray(image).save(path)
     with torch.inference_mode():
-        expected = load_mlp(run)(images[:1000, None].float() / 255)
+        expected = load_network(run).mlp(images[:1000, None].float() / 255)
     labels, probabilities = predict_images(run, paths)
     assert torch.equal(labels, expected.argmax(1))
     assert torch.allclose(probabilities, expected.softmax(1), atol=1e-6)
@@ -82,7 +79,7 @@ def test_without_images_the_accuracy_is_that_of_the_command_test(
     assert main(["predict", "--ckpt_path", str(run)]) == 0
     said = capsys.readouterr().out
     rows = predictions(workplace / "predictions.csv")
-    right = sum(int(row["digit"]) == label for row, label in zip(rows, test_set[1].tolist(), strict=True))
+    right = sum(int(row["class"]) == label for row, label in zip(rows, test_set[1].tolist(), strict=True))
     assert f"{right:,} of 10,000 test images right" in said
     assert main(["test", "--ckpt_path", str(run)]) == 0
     assert f"{right / 100:.2f} %" in capsys.readouterr().out
@@ -131,7 +128,7 @@ def test_a_tensor_may_have_a_channel_or_not_and_bytes_or_fractions(run: Path, te
     assert (probabilities.shape, probabilities.dtype) == ((50, 10), torch.float32)
     assert torch.allclose(probabilities.sum(1), torch.ones(50))
     for same in (images[:, None], images.float() / 255, images[:, None].double() / 255):
-        assert torch.equal(predict_images(load_mlp(run), same)[0], labels)
+        assert torch.equal(predict_images(load_network(run).mlp, same)[0], labels)
     assert predict_images(run, images[:0])[0].shape == predict_images(run, [])[0].shape == (0,)
     one = Image.fromarray(images[0].numpy())
     assert torch.equal(predict_images(run, one)[0], labels[:1])
@@ -140,10 +137,10 @@ def test_a_tensor_may_have_a_channel_or_not_and_bytes_or_fractions(run: Path, te
 @pytest.mark.parametrize(
     ("images", "sentence"),
     [
-        (torch.zeros(2, 3, 28, 28), r"^images: a tensor must be \(N, 1, 28, 28\) or \(N, 28, 28\), not \(2, 3, 28, 28\)\.$"),
-        (torch.full((2, 28, 28), 255.0), r"^images: a floating-point tensor must lie in \[0, 1\]"),
-        (torch.full((2, 28, 28), float("nan")), r"^images: a floating-point tensor must lie in \[0, 1\]"),
-        (torch.zeros(2, 28, 28, dtype=torch.int64), r"^images: a tensor must be uint8 or floating point"),
+        (torch.zeros(2, 3, 28, 28), r"^images: an array must be \(N, 28, 28\) or \(N, 1, 28, 28\), not \(2, 3, 28, 28\)\.$"),
+        (torch.full((2, 28, 28), 255.0), r"^images: a floating-point array must lie in \[0, 1\]"),
+        (torch.full((2, 28, 28), float("nan")), r"^images: a floating-point array must lie in \[0, 1\]"),
+        (torch.zeros(2, 28, 28, dtype=torch.int64), r"^images: an array must be uint8 or floating point"),
         (["nowhere.png"], r"^nowhere\.png: there is no such file"),
         ([Image.new("L", (9, 9))], r"^images\[0\]: blank"),
     ],
@@ -174,7 +171,7 @@ def test_files_and_folders_are_told_and_bad_ones_stop_nothing(
     rows = predictions(workplace / "predictions.csv")
     names = ["seven.png", "my digits/moving.gif", 'my digits/two, "quoted".jpg', "my digits/deeper/one\\nline.png"]
     assert [row["file"] for row in rows] == names
-    assert [int(row["digit"]) for row in rows] == [int(labels[index]) for index in (0, 3, 1, 2)]
+    assert [int(row["class"]) for row in rows] == [int(labels[index]) for index in (0, 3, 1, 2)]
     assert all(0.5 < float(row["probability"]) <= 1 for row in rows)
     assert [line.split("  ", 2)[2] for line in told.splitlines()[:4]] == names
     assert complaints.splitlines() == [
@@ -188,17 +185,82 @@ def test_files_and_folders_are_told_and_bad_ones_stop_nothing(
     ]
 
 
-def test_the_sheet_shows_each_input_beside_what_the_network_saw(
+def test_the_sheet_is_ours_by_its_metadata_and_shows_every_picture(
     run: Path, test_set: tuple[Tensor, Tensor], workplace: Path
 ) -> None:
-    digit = test_set[0][0].numpy()
-    Image.fromarray(digit).save(workplace / "a.png")
-    assert main(["predict", "--ckpt_path", str(run), "--images", "a.png", "--sheet", "deeper/sheet.png"]) == 0
-    sheet = np.asarray(Image.open(workplace / "deeper" / "sheet.png").convert("L"))
-    seen = np.kron(digit, np.ones((5, 5), dtype=np.uint8))  # each pixel five wide
-    assert np.array_equal(sheet[40:180, 160:300], seen)
-    assert np.abs(sheet[40:180, 10:150].astype(float) - seen).mean() < 30
-    assert sheet[184:220].min() < 100  # the file's name, the digit and the probability
+    Image.fromarray(test_set[0][0].numpy()).save(workplace / "a.png")
+    assert main(["predict", str(run), "--images", "a.png", "--sheet", "deeper/sheet.png"]) == 0
+    with Image.open(workplace / "deeper/sheet.png") as sheet:
+        assert (sheet.info["Software"], sheet.info["Title"]) == ("lit_mnist", "predictions")
+
+
+@pytest.mark.parametrize(("option", "name"), [("--out", "thesis.csv"), ("--sheet", "photo.png"), ("--sheet", "loss.png")])
+def test_no_file_of_another_kind_is_replaced(
+    option: str, name: str, run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(test_set[0][0].numpy()).save(workplace / "a.png")
+    Image.fromarray(test_set[0][1].numpy()).save(workplace / "photo.png")
+    (workplace / "thesis.csv").write_text("file,mark\n")
+    (workplace / "loss.png").write_bytes((run / "loss.png").read_bytes())
+    before = (workplace / name).read_bytes()
+    assert main(["predict", str(run), "--images", "a.png", option, name]) == 2
+    assert f"{option} {name} exists and is not a file that predict wrote" in capsys.readouterr().err
+    assert (workplace / name).read_bytes() == before
+
+
+def test_names_of_files_run_nothing_in_a_terminal_or_a_spreadsheet(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("=1+1.png", "\x1b[31m.png"):
+        Image.fromarray(test_set[0][0].numpy()).save(workplace / name)
+    assert main(["predict", str(run), "--images", "=1+1.png", "\x1b[31m.png"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert [row["file"] for row in predictions(workplace / "predictions.csv")] == ["'=1+1.png", "\\x1b[31m.png"]
+
+
+def test_several_shapes_in_a_picture_are_a_warning(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Image.new("L", (600, 280), 255)
+    for left, image in zip((0, 300), test_set[0][:2].numpy(), strict=True):
+        page.paste(on_paper(image), (left, 0))
+    page.save(workplace / "two.png")
+    assert main(["predict", str(run), "--images", "two.png"]) == 0
+    assert "lit_mnist: two.png: 2 separate shapes are taken for one" in capsys.readouterr().err
+    assert "2 separate shapes" in predictions(workplace / "predictions.csv")[0]["note"]
+
+
+def test_from_python_folders_arrays_and_tensors_are_pictures_too(
+    run: Path, test_set: tuple[Tensor, Tensor], workplace: Path
+) -> None:
+    pages = [on_paper(image) for image in test_set[0][:3].numpy()]
+    for number, page in enumerate(pages):
+        page.save(workplace / f"{number}.png")
+    expected = predict_images(run, pages)[0]
+    arrays = [np.asarray(page) for page in pages]
+    for same in (workplace, [str(workplace)], arrays, [torch.tensor(array) / 255 for array in arrays]):
+        assert torch.equal(predict_images(run, same)[0], expected)
+    assert torch.equal(predict_images(run, np.asarray(pages[0]))[0], expected[:1])
+    assert torch.equal(predict_images(run, test_set[0][:3].numpy())[0], predict_images(run, test_set[0][:3])[0])
+
+
+def test_a_network_whose_logits_are_not_finite_gives_no_answer(test_set: tuple[Tensor, Tensor]) -> None:
+    network = MLP((28, 28), 10, (4,))
+    torch.nn.init.constant_(next(network.parameters()), float("nan"))
+    with pytest.raises(ValueError, match="logits that are not finite"):
+        predict_images(network, test_set[0][:2])
+
+
+def test_other_image_shapes_and_numbers_of_classes(test_set: tuple[Tensor, Tensor]) -> None:
+    labels, probabilities = predict_images(MLP((20, 32), 3, (4,)), [on_paper(test_set[0][0].numpy())])
+    assert (labels.shape, probabilities.shape) == ((1,), (1, 3))
+
+
+def test_uneven_light_does_not_matter(run: Path, test_set: tuple[Tensor, Tensor]) -> None:
+    """All of `python tests/light.py RUN`, with fewer pictures."""
+    images, labels = test_set[0][:4], test_set[1][:4]
+    told = [predict_images(run, pictures)[0] == labels for _, _, pictures in photographs(images.numpy())]
+    assert float(torch.cat(told).float().mean()) >= 0.93
 
 
 def test_its_own_output_is_neither_read_nor_replaces_a_picture(
@@ -256,16 +318,8 @@ def test_a_link_to_itself_is_named_and_the_rest_is_told(
     assert len(predictions(workplace / "predictions.csv")) == 1
 
 
-def test_the_root_may_begin_with_the_home_folder(
-    run: Path, root: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(root.parent))
-    assert main(["predict", "--ckpt_path", str(run), "--root", f"~/{root.name}"]) == 0
-    assert sorted(path.name for path in workplace.iterdir()) == ["predictions.csv", "predictions.png"]
-
-
 def test_a_folder_that_cannot_be_listed_is_named(run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lit_mnist.predict.picture_files import list_files
+    from lit_mnist.predict.pictures import list_files
 
     (workplace / "locked").mkdir(mode=0)
     user = os.geteuid()
@@ -304,8 +358,8 @@ def test_what_is_no_picture_or_no_network_is_named(run: Path, test_set: tuple[Te
     Image.fromarray(test_set[0][0].numpy()).resize((200, 200)).save(workplace / "a.png")
     cut = Image.open(io.BytesIO((workplace / "a.png").read_bytes()[:-500]))
     wrong: list[tuple[Any, str]] = [
-        (np.zeros((28, 28)), r"images\[0\]: neither a path nor a PIL image, but ndarray"),
-        ([None], r"images\[0\]: neither a path nor a PIL image, but NoneType"),
+        ([np.zeros(5)], r"images\[0\]: an array of one picture must be \(H, W\)"),
+        ([None], r"images\[0\]: neither a path, a PIL image nor an array, but NoneType"),
         (["a.png", Image.new("L", (0, 0))], r"images\[1\]: it has no pixel"),
         ([cut], r"images\[0\]: the image is damaged"),
     ]
@@ -317,5 +371,5 @@ def test_what_is_no_picture_or_no_network_is_named(run: Path, test_set: tuple[Te
 
 
 def test_the_network_may_be_given_as_the_module_that_was_trained(run: Path, test_set: tuple[Tensor, Tensor]) -> None:
-    module = LitMLP.load_from_checkpoint(run)
+    module = LitMLP.load_from_checkpoint(load_network(run).path, weights_only=True)
     assert torch.equal(predict_images(module, test_set[0])[1], predict_images(run, test_set[0])[1])

@@ -1,121 +1,152 @@
-"""What is tested, what is said of it, and what the published analysis is held against."""
+"""Sentences of the report: there if the runs support them, absent if they do not."""
 
-import re
-import shutil
 from pathlib import Path
 
 import pytest
-from invented_runs import write_events, write_run, write_study
-from report_text import section
+from invented_runs import write_run, write_runs, write_study
+from report_text import first_screen
 
-from lit_mnist.report import main
-from lit_mnist.report.quantity import EARLY_LOSS
-from lit_mnist.report.records import read_runs
-
-
-def test_equal_runs_show_no_difference(tmp_path: Path) -> None:
-    for seed in (1, 2, 3):
-        for lr in (0.1, 0.2):
-            write_run(tmp_path / f"{lr} {seed}", f"rate {lr}", seed, [0.5, 0.2 + seed / 100], lr=lr)
-    assert main([str(tmp_path)]) == 0
-    text = section((tmp_path / "report.md").read_text(), "What the learning rate does")
-    assert ": no difference seen." in text
-    assert "differs." not in text
-    assert "published" not in text
+from lit_mnist.report import write_report
+from lit_mnist.report.experiments import find_sweeps, group_runs
+from lit_mnist.report.findings import lead_sentences, section_sentences
+from lit_mnist.report.load import read_folders
 
 
-def test_failures_speak_for_instability_and_against_high_accuracies(tmp_path: Path) -> None:
-    for seed in range(1, 13):
-        losses = [1 / epoch + seed / 100 for epoch in range(1, 21)]
-        for lr in (0.01, 0.1):
-            write_run(tmp_path / f"{lr} {seed}", f"rate {lr}", seed, losses, lr=lr)
-        write_run(tmp_path / f"1 {seed}", "rate 1", seed, [2.3] * 20, "collapsed", lr=1.0, test_accuracy=0.1)
-    assert main([str(tmp_path)]) == 0
-    text = section((tmp_path / "report.md").read_text(), "What the learning rate does")
-    assert "Training is less stable at a high learning rate (rate 1): the data agree." in text
-    assert "share of failed runs, rate 1 against rate 0.1: 12 of 12 against 0 of 12: for it." in text
-    assert "Accuracies at a high learning rate are still high (rate 1): the data disagree." in text
+def sentences(folder: Path, axis: str = "lr") -> tuple[str, str]:
+    """Those of the first screen, and those of the section."""
+    configurations, _ = group_runs(read_folders([folder])[0])
+    sweep = find_sweeps(configurations, axis)[0]  # type: ignore[arg-type]
+    return " ".join(lead_sentences(sweep)), " ".join(section_sentences(sweep))
 
 
-def test_what_was_said_of_a_published_run_is_not_held_against_another(tmp_path: Path) -> None:
-    write_study(tmp_path, seeds=2)
-    for name in ("lr1", "lr0.01", "batch8"):
-        shutil.rmtree(tmp_path / name)
+def test_what_differs_is_said_with_its_direction_and_interval_with_three_seeds_too(tmp_path: Path) -> None:
+    write_runs(tmp_path, "low", [0.1, 0.11, 0.09], lr=0.01, accuracies=[0.95, 0.951, 0.949])
+    write_runs(tmp_path, "high", [0.01, 0.011, 0.009], lr=0.1, accuracies=[0.98, 0.981, 0.979])
+    lead, section = sentences(tmp_path)
+    assert "Final training loss is lowest at 0.1: 0.0100, 10.0 times (7.9" in lead
+    assert "below that at 0.01." in lead
+    assert "Test accuracy is highest at 0.1: 98.00 %, 3.00 points (2.77 to 3.23) above that at 0.01" in lead
+    assert "Final training loss falls by a factor of 10.0 (7.9" in section
+    assert "Test accuracy rises by 3.00 points (2.77 to 3.23) from 0.01 to 0.1" in section
+    assert "too close" not in lead
+
+
+def test_a_level_that_ties_with_the_best_is_said_to_tie(tmp_path: Path) -> None:
+    write_runs(tmp_path, "low", [0.1, 0.11, 0.09], lr=0.01)
+    write_runs(tmp_path, "middle", [0.01, 0.011, 0.009], lr=0.1)
+    write_runs(tmp_path, "high", [0.0105, 0.011, 0.009], lr=0.2)
+    assert "lowest at 0.1: 0.0100, too close to that at 0.2 (" in sentences(tmp_path)[0]
+    assert "times) but 10.0 times (" in sentences(tmp_path)[0]
+
+
+def test_of_two_statistics_the_one_that_is_compared_chooses_the_best(tmp_path: Path) -> None:
+    write_runs(tmp_path, "low", [0.1, 0.1, 1e-9], lr=0.01)  # its mean logarithm is the lowest, its median is not
+    write_runs(tmp_path, "high", [0.09, 0.09, 0.09], lr=0.1)
+    assert "0.100 at 0.01 is too close to that at 0.1 (the runs scatter too widely)" in sentences(tmp_path)[0]
+
+
+def test_the_direction_turns_round_with_the_runs(tmp_path: Path) -> None:
+    write_runs(tmp_path, "low", [0.01, 0.011, 0.009], lr=0.01)
+    write_runs(tmp_path, "high", [0.1, 0.11, 0.09], lr=0.1)
+    lead, section = sentences(tmp_path)
+    assert "Final training loss is lowest at 0.01" in lead
+    assert "Final training loss rises by a factor of 10.0" in section
+
+
+def test_what_does_not_differ_is_said_to_be_too_close(tmp_path: Path) -> None:
+    write_runs(tmp_path, "low", [0.1, 0.12, 0.09], lr=0.01, accuracies=[0.95, 0.96, 0.97])
+    write_runs(tmp_path, "high", [0.11, 0.1, 0.09], lr=0.1, accuracies=[0.96, 0.95, 0.975])
+    lead, section = sentences(tmp_path)
+    assert "is not clearly lowest anywhere: 0.100 at 0.1 is too close to that at 0.01 (0.72 to 1.31 times)" in lead
+    assert "does not change beyond its uncertainty from 0.01 to 0.1 (" in section
+    for word in ("falls", "rises", "below that", "above that"):
+        assert word not in lead + section
+
+
+@pytest.mark.parametrize(("failed", "n"), [((0, 9), (10, 20)), ((1, 9), (20, 20))])
+def test_a_share_of_failures_that_rises_is_stated(tmp_path: Path, failed: tuple[int, int], n: tuple[int, int]) -> None:
+    for lr, fails, runs in zip((0.1, 1.0), failed, n, strict=True):
+        write_runs(tmp_path, f"lr{lr}", [0.1 + 0.001 * index for index in range(runs - fails)], fails, lr=lr)
+    lead, _ = sentences(tmp_path)
+    assert f"A higher learning rate makes more runs fail: {failed[0]} of {n[0]} " in lead
+    assert "9 of 20 (26 to 66 %) at 1; trend p = 0.0" in lead
+    assert "(counting 11 of 20 runs)" in lead  # nothing is said of survivors without their number
+
+
+def test_a_share_of_failures_that_falls_is_stated(tmp_path: Path) -> None:
+    write_runs(tmp_path, "small", [0.1, 0.11], 10, batch_size=8)
+    write_runs(tmp_path, "large", [0.1 + 0.01 * index for index in range(12)], batch_size=128)
+    assert (
+        "A higher batch size makes fewer runs fail: 10 of 12 (55 to 95 %) at 8 and 0 of 12 at 128"
+        in sentences(tmp_path, "batch_size")[0]
+    )
+
+
+def test_too_few_runs_are_said_to_be_too_few_and_many_are_not(tmp_path: Path) -> None:
+    for name, n, fails in (("few", 3, 2), ("many", 12, 4)):
+        write_runs(tmp_path / name, "low", [0.1] * (n - 1), 1, lr=0.01)
+        write_runs(tmp_path / name, "high", [0.1] * (n - fails), fails, lr=0.1)
+    few, many = (sentences(tmp_path / name)[0] for name in ("few", "many"))
+    assert "too few runs to tell if the learning rate matters" in few
+    assert "no steady trend" in many
+    assert "too few" not in many
+    assert "makes more" not in few + many
+
+
+def test_no_failure_and_nothing_but_failures_are_both_said(tmp_path: Path) -> None:
+    write_runs(tmp_path / "none", "low", [0.1, 0.1], lr=0.01)
+    write_runs(tmp_path / "none", "high", [0.1, 0.1], lr=0.1)
+    assert "No run failed at any learning rate (0 of 4)." in sentences(tmp_path / "none")[1]
+    write_runs(tmp_path / "all", "low", [], 2, lr=0.01)
+    write_runs(tmp_path / "all", "high", [], 2, lr=0.1)
+    lead, section = sentences(tmp_path / "all")
+    assert "All 4 runs failed, whatever the learning rate." in lead
+    assert "Final training loss" not in lead + section
+
+
+def test_per_image_and_per_step_are_told_apart(tmp_path: Path) -> None:
+    for batch_size, first in ((8, 0.2), (128, 0.6)):
+        for seed in (1, 2, 3):
+            losses = [first * (1 + 0.01 * seed), 0.1, 0.05, 0.04]
+            write_run(tmp_path / f"{batch_size}" / f"{seed}", f"batch{batch_size}", seed, losses, batch_size=batch_size)
+    lead, _ = sentences(tmp_path, "batch_size")
+    assert "After equal images (one epoch) the training loss is 3.00 times" in lead
+    assert "after equal SGD steps (1,856) it is " in lead
+    assert "lower at 128 than at 8." in lead
+
+
+def test_without_block_losses_nothing_is_said_of_equal_steps(tmp_path: Path) -> None:
+    for batch_size in (8, 128):
+        write_runs(tmp_path, f"batch{batch_size}", [0.1, 0.11 + batch_size / 1000], batch_size=batch_size, blocks=[])
+    lead, _ = sentences(tmp_path, "batch_size")
+    assert "equal SGD steps" not in lead
+    assert "equal images" not in lead  # a difference within its interval
+
+
+def test_single_runs_get_values_and_no_intervals(tmp_path: Path) -> None:
+    write_study(tmp_path, seeds=1)
+    lead, section = sentences(tmp_path)
+    assert "too few runs for an interval" in lead
+    assert "without several runs of each there is no interval" in section
+    for word in ("uncertainty", "falls", "rises", "trend", " to 0."):
+        assert word not in lead
+
+
+def test_a_learning_run_counts_among_the_medians(tmp_path: Path) -> None:
     for seed in (1, 2):
-        losses = [3.0 / epoch + seed / 1000 for epoch in range(1, 21)]
-        write_run(tmp_path / f"lr3/{seed}", "lr3", seed, losses, lr=3.0)
-        write_run(tmp_path / f"batch512/{seed}", "batch512", seed, losses, batch_size=512)
-    assert main([str(tmp_path)]) == 0
-    assert "What the published analysis said" not in section(
-        (tmp_path / "report.md").read_text(), "What the learning rate does"
-    )
-    text = section((tmp_path / "report.md").read_text(), "What the batch size does")
-    assert "Small batches" not in text
-    assert "Large batches are smooth (batch128): " in text
-    assert ", batch128 against lr0.1: " in text.split("### What the published analysis said")[1]
-    assert "batch512" not in text.split("### What the published analysis said")[1]
+        write_run(tmp_path / "slow" / f"{seed}", "slow", seed, [2.29, 2.25, 2.2], lr=0.001, test_accuracy=0.5)
+        write_run(tmp_path / "fast" / f"{seed}", "fast", seed, [0.5, 0.4, 0.39 + seed / 1000], lr=0.1, test_accuracy=0.9)
+    write_report([tmp_path])
+    page = (tmp_path / "report.html").read_text()
+    assert "2 still learning when they ended, none failed" in first_screen(page)
+    assert "2.20" in page
+    assert "No run failed" in page
 
 
-def test_what_does_not_scatter_is_not_tested_and_counts_for_no_correction(tmp_path: Path) -> None:
-    for seed in (1, 2, 3):
-        for lr in (0.1, 0.2):
-            write_run(tmp_path / f"{lr} {seed}", f"rate {lr}", seed, [0.5, 0.2 + seed / 100 + lr / seed], lr=lr, events=False)
-    assert main([str(tmp_path)]) == 1  # no event files
-    text = section((tmp_path / "report.md").read_text(), "What the learning rate does")
-    assert "rate 0.2 against rate 0.1: 0.0000 nats (no scatter): not tested." in text  # rises of the loss
-    assert "rate 0.2 against rate 0.1: 1.00 times (no scatter): not tested." in text  # seconds
-    assert "| rate 0.2 against rate 0.1 | 0.0000 nats<br>(no scatter) | – | – | – | – | not tested |" in text
-    tests = text.count("paired t<br>")
-    assert tests == 4  # final loss, rises in number, test accuracy and its gap, in whole images
-    assert f"for the {tests} tests of this section" in text
-    assert "uncorrected" in text
-    assert "geometric means" in text
-
-
-def test_runs_that_do_not_reach_a_loss_are_not_left_out_of_a_test_of_how_soon_it_is_reached(tmp_path: Path) -> None:
-    for seed in (1, 2, 3):
-        write_run(tmp_path / f"a{seed}", "slow", seed, [0.5, 0.3, 0.09 if seed < 3 else 0.11], lr=0.01)
-        write_run(tmp_path / f"b{seed}", "fast", seed, [0.3, 0.09, 0.05], lr=0.1)
-    assert main([str(tmp_path)]) == 0
-    text = section((tmp_path / "report.md").read_text(), "What the learning rate does")
-    assert "Epochs to training loss 0.1: 3.0 ± 0.0 in 2 of 3 runs (slow), 2.0 ± 0.0 (fast)." in text
-    assert "  - fast against slow: not all runs have a value: not tested." in text
-    assert "| training loss 0.1 | epoch 3.0 (3–3)<br>5,625 steps<br>12.0 s<br>2 of 3 trained runs |" in text
-
-
-def test_the_power_is_that_of_the_paired_tests_which_there_are(tmp_path: Path) -> None:
-    write_study(tmp_path, seeds=6)  # two of lr1's runs are trained: too few to have the seeds of the others
-    for seed in range(7, 12):
-        losses = [2.0 / epoch + seed / 1000 for epoch in range(1, 21)]
-        write_run(tmp_path / f"lr1/seed_{seed}", "lr1", seed, losses, lr=1.0)
-    assert main([str(tmp_path)]) == 0
-    text = section((tmp_path / "report.md").read_text(), "What the learning rate does")
-    assert "Welch t<br>n = 7 and 6" in text
-    assert re.findall(r"sd with (\d+) pairs", text) == ["6"]
-
-
-@pytest.mark.parametrize(
-    ("block", "every", "known"), [(32, 1, True), (128, 1, True), (128, 100, True), (96, 1, False), (32, 64, False)]
-)
-def test_the_early_loss_is_that_of_the_first_4096_images_or_none(block: int, every: int, known: bool, tmp_path: Path) -> None:
-    write_run(tmp_path / "run", events=False, trainer={"log_every_n_steps": every}, data={"steps_per_block": block})
-    logged = [end for end in range(block, 1876, block) if end // every != (end - block) // every]
-    write_events(
-        tmp_path / "run",
-        {"train/loss": [(1, 0.5), (2, 0.2), (3, 0.1)], "train/loss_step": [(end, 3 - end / 200) for end in logged]},
-    )
-    (run,), _ = read_runs(tmp_path)
-    inside = [3 - end / 200 for end in range(block, 129, block)]
-    assert EARLY_LOSS.of(run) == (pytest.approx(sum(inside) / len(inside)) if known else None)
-    assert EARLY_LOSS.label == "training loss of the first 4,096 images"
-
-
-def test_a_straight_line_through_two_points_has_no_misfit_to_tell(tmp_path: Path) -> None:
-    write_study(tmp_path, seeds=2)
-    assert main([str(tmp_path)]) == 0
-    assert "(largest misfit" in (tmp_path / "report.md").read_text()
-    shutil.rmtree(tmp_path / "batch8")
-    assert main([str(tmp_path)]) == 0
-    text = (tmp_path / "report.md").read_text()
-    assert "Least squares" in text
-    assert "misfit" not in text
+def test_configurations_that_form_no_sweep_are_compared_without_one(tmp_path: Path) -> None:
+    write_runs(tmp_path, "small", [0.1, 0.11, 0.12], hidden=[32])
+    write_runs(tmp_path, "wide", [0.01, 0.011, 0.012], 1, hidden=[512, 256])
+    write_report([tmp_path])
+    screen = first_screen((tmp_path / "report.html").read_text())
+    assert "Final training loss is lowest with wide (counting 3 of 4 runs): 0.0110, 10.0 times" in screen
+    assert "1 of 7 runs failed." in screen

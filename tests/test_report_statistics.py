@@ -1,95 +1,75 @@
-"""The statistics agree with scipy's own tests, with textbook values and with simulation."""
+"""The report's statistics, against scipy, against all permutations, and against numbers worked out by hand."""
 
 import math
-from dataclasses import astuple
-from itertools import product
+from itertools import combinations
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from lit_mnist.report.statistics import (
-    detectable_shift,
-    holm,
-    mean_interval,
-    paired_difference,
-    share_interval,
-    share_p,
-    summarise,
-    welch_difference,
-)
-
-ONE = [98.1, 98.4, 98.2, 98.6, 98.3]
-OTHER = [97.6, 97.9, 97.5, 98.2, 97.4]
+from lit_mnist.report.statistics import effect, share_interval, spread, survival, trend
 
 
-def test_a_summary_has_a_sample_sd_and_a_single_value_has_none() -> None:
-    summary = summarise([1.0, 2.0, 6.0])
-    assert (summary.n, summary.mean, summary.low, summary.high) == (3, 3.0, 1.0, 6.0)
-    assert summary.sd == pytest.approx(math.sqrt(7))
-    assert summarise([1.0]).sd is None
-    assert mean_interval([1.0]) is None
+def test_an_effect_has_the_interval_of_welch() -> None:
+    first, second = [1.0, 2.0, 4.0, 4.5], [2.0, 5.0, 9.0]
+    expected = stats.ttest_ind(second, first, equal_var=False).confidence_interval()
+    found = effect(first, second, ratio=False)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.value == pytest.approx(np.mean(second) - np.mean(first))
+    ratio = effect(first, second, ratio=True)
+    logs = stats.ttest_ind(np.log(second), np.log(first), equal_var=False).confidence_interval()
+    assert (ratio.low, ratio.high) == pytest.approx((math.exp(logs.low), math.exp(logs.high)))
 
 
-def test_the_interval_of_a_mean_is_students() -> None:
-    interval = mean_interval(ONE)
-    assert interval is not None
-    low, high = stats.t.interval(0.95, 4, np.mean(ONE), stats.sem(ONE))
-    assert astuple(interval) == pytest.approx((low, high))
+def test_an_effect_has_a_direction_only_if_its_interval_excludes_none() -> None:
+    assert effect([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], ratio=False).direction == 1
+    assert effect([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], ratio=True).direction == -1
+    assert effect([1.0, 3.0, 0.9], [2.0, 1.1, 1.9], ratio=True).direction == 0
+    assert effect([1.0], [2.0, 3.0], ratio=True).direction == 0
+    assert not effect([1.0], [2.0, 3.0], ratio=True).known
 
 
-def test_a_paired_difference_is_scipys_paired_t_test() -> None:
-    difference, expected = paired_difference(ONE, OTHER), stats.ttest_rel(ONE, OTHER)
-    assert difference.p == pytest.approx(expected.pvalue)
-    assert difference.estimate == pytest.approx(0.6)
-    bounds = expected.confidence_interval()
-    assert astuple(difference.interval) == pytest.approx((bounds.low, bounds.high))
+def test_equal_samples_have_no_width_and_no_direction() -> None:
+    same = effect([0.98, 0.98], [0.98, 0.98], ratio=False)
+    assert (same.low, same.high, same.direction) == (0, 0, 0)
+    assert effect([0.0, 0.0], [1.0, 1.0], ratio=True).low > 1e9  # a loss of 0 has a logarithm here
 
 
-def test_an_unpaired_difference_is_welchs() -> None:
-    difference, expected = welch_difference(ONE, OTHER[:3]), stats.ttest_ind(ONE, OTHER[:3], equal_var=False)
-    assert difference.p == pytest.approx(expected.pvalue)
-    bounds = expected.confidence_interval()
-    assert astuple(difference.interval) == pytest.approx((bounds.low, bounds.high))
+def test_the_trend_of_two_levels_is_fishers_test() -> None:
+    for failed, n in (([9, 0], [20, 10]), ([1, 3], [3, 3]), ([2, 9], [20, 20])):
+        table = [failed, [size - count for count, size in zip(failed, n, strict=True)]]
+        assert trend(failed, n)[1] == pytest.approx(stats.fisher_exact(table).pvalue)
 
 
-def test_equal_whole_numbers_keep_the_scatter_of_their_rounding() -> None:
-    difference = paired_difference([14, 14, 14], [3, 3, 3], resolution=1)
-    assert difference.estimate == 11
-    error = math.sqrt(1 / 12 + 1 / 12) / math.sqrt(3)
-    assert difference.interval.high - 11 == pytest.approx(stats.t.ppf(0.975, 2) * error)
-    assert difference.p is not None
-    assert 0 < difference.p < 0.001
+def test_the_trend_over_three_levels_counts_all_arrangements() -> None:
+    n, failed = [3, 4, 3], [0, 1, 3]
+    levels = [level for level, size in enumerate(n) for _ in range(size)]
+    statistics = [sum(levels[index] for index in chosen) for chosen in combinations(range(10), sum(failed))]
+    shares = {value: statistics.count(value) for value in statistics}
+    observed = shares[sum(level * count for level, count in enumerate(failed))]
+    expected = sum(count for count in shares.values() if count <= observed) / len(statistics)
+    direction, p = trend(failed, n)
+    assert direction == 1
+    assert p == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("others", [[2.0, 2.0], [3.0, 3.0]])
-def test_values_that_do_not_scatter_at_all_have_no_t(others: list[float]) -> None:
-    assert paired_difference([2.0, 2.0], others).p is None
-    assert welch_difference([2.0, 2.0, 2.0], others).p is None
+def test_the_trend_of_many_runs_is_near_the_exact_one() -> None:
+    few, many = trend([10, 20, 30], [100, 100, 100])[1], trend([10, 20, 30], [101, 100, 100])[1]
+    assert 0.5 < many / few < 2
 
 
-@pytest.mark.parametrize(("count", "n"), [(0, 5), (1, 5), (5, 5), (12, 20)])
-def test_the_interval_of_a_share_is_wilsons(count: int, n: int) -> None:
-    expected = stats.binomtest(count, n).proportion_ci(method="wilson")
-    interval = share_interval(count, n)
-    assert astuple(interval) == pytest.approx((expected.low, expected.high), abs=1e-12)
+def test_shares_have_the_interval_of_wilson() -> None:
+    low, high = share_interval(9, 20)
+    assert (low, high) == pytest.approx((0.2582, 0.6579), abs=1e-4)
+    assert share_interval(0, 5)[0] == 0
 
 
-def test_two_shares_are_compared_by_fishers_exact_test() -> None:
-    for count, other in product(range(6), range(9)):
-        expected = stats.fisher_exact([[count, 5 - count], [other, 8 - other]]).pvalue
-        assert share_p(count, 5, other, 8) == pytest.approx(expected), (count, other)
+def test_survival_counts_runs_that_ended_whole_as_at_risk_until_then() -> None:
+    times, shares = survival([1, 2, 3, 4], [True, False, True, False])
+    assert dict(zip(times, shares, strict=True))[3] == pytest.approx(0.75 * 0.5)
+    assert (times[0], shares[0]) == (0, 1)
+    assert shares[-1] == pytest.approx(0.375)
 
 
-def test_holm_corrects_in_the_order_of_the_p_values() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-@pytest.mark.parametrize("n", [3, 5, 10])
-def test_a_detectable_difference_is_detected_in_four_of_five_simulated_studies(n: int) -> None:
-    shift = detectable_shift(n - 1) / math.sqrt(n)
-    studies = np.random.default_rng(1).normal(shift, 1, (20_000, n))
-    t = studies.mean(1) / (studies.std(1, ddof=1) / math.sqrt(n))
-    assert np.mean(np.abs(t) > stats.t.ppf(0.975, n - 1)) == pytest.approx(0.8, abs=0.01)
+def test_a_spread_is_median_and_quartiles() -> None:
+    assert tuple(spread([5.0, 1.0, 2.0, 3.0, 4.0])) == (2.0, 3.0, 4.0)

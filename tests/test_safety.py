@@ -85,7 +85,7 @@ def test_no_value_in_a_checkpoint_becomes_another_option(
     monkeypatch.syspath_prepend(str(Path.cwd()))
     torch.save(altered(read_checkpoint(find_checkpoint(run)), *keys, value=value), "altered.ckpt")
     code, complaint = main([call, "--ckpt_path", "altered.ckpt"]), capsys.readouterr().err
-    assert code == 2 or (call == "test" and code == 0)
+    assert code == 2 or (code == 0 and (call == "test" or keys == ("callbacks",)))
     assert complaint == "" or (complaint.startswith("lit_mnist: ") and complaint.count("\n") == 1)
     assert not Path(PROOF).exists()
 
@@ -114,7 +114,7 @@ def test_a_diverged_run_cannot_be_measured(
 LOGS = {
     "a link to nothing": (lambda: Path("logs").symlink_to("nowhere"), "logs: A link to nothing."),
     "a file": (lambda: Path("logs").write_text("log\n"), "logs: Not a folder."),
-    "a link to itself": (lambda: Path("logs").symlink_to("logs"), "logs: "),
+    "a link to itself": (lambda: Path("logs").symlink_to("logs"), "logs: A link to nothing."),
 }
 
 

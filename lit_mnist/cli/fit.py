@@ -10,7 +10,7 @@ from lit_mnist.training.signals import Stopped
 from lit_mnist.training.train import train
 
 
-def fit(options: list[str]) -> int:
+def main(options: list[str]) -> int:
     """Trains a run, or resumes it, and finishes its record. Returns the exit code: 3 if the loss diverged.
 
     Raises:
@@ -18,7 +18,7 @@ def fit(options: list[str]) -> int:
         Stopped: By a signal.
     """
     try:
-        result = train(run_options(options))
+        trained = train(run_options(options))
     except Diverged as diverged:  # in a trial run, which has no record
         print(f"lit_mnist: {diverged}", file=sys.stderr)
         return DIVERGED
@@ -31,4 +31,4 @@ def fit(options: list[str]) -> int:
         if is_first():
             raise
         return FAILED
-    return DIVERGED if result is not None and result.outcome == "diverged" else DONE
+    return DIVERGED if trained is not None and trained[1].outcome == "diverged" else DONE

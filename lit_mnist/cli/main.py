@@ -5,19 +5,22 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 
 from lit_mnist import __version__
 from lit_mnist.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from lit_mnist.record.configs import find_config
 from lit_mnist.record.printable import one_line
 from lit_mnist.training.signals import Stopped, stopping_on_signals
 
 COMMANDS = {
-    "fit": ("lit_mnist.cli.fit:fit", "train a network and record the run"),
+    "fit": ("lit_mnist.cli.fit:main", "train a network and record the run"),
     "validate": ("lit_mnist.cli.evaluate:validate", "measure a trained network on the images held out of training"),
     "test": ("lit_mnist.cli.evaluate:test", "measure a trained network on the test images, and draw its mistakes"),
-    "predict": ("lit_mnist.predict.predict:main", "classify your own pictures"),
+    "predict": ("lit_mnist.predict.command:main", "classify your own pictures"),
     "study": ("lit_mnist.study:main", "run many configurations with several seeds each"),
     "report": ("lit_mnist.report:main", "say what the runs of a study show, with figures and tables"),
     "compare": ("lit_mnist.report.compare:main", "show what differs between two runs"),
@@ -63,10 +66,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
     module, function = COMMANDS[command][0].split(":")
     try:
-        with stopping_on_signals(), warnings.catch_warnings():
+        if command == "fit":
+            _announce(options)
+        with stopping_on_signals():
             run = getattr(import_module(module), function)
-            _quiet_others()
-            code: int = run(options)
+            with quiet():
+                code: int = run(options)
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a full disk is still reported
     except Stopped as stopped:
@@ -94,18 +99,44 @@ def _open_missing_streams() -> None:
     os.close(descriptor)
 
 
+def _announce(options: Sequence[str]) -> None:
+    """Says where a run's record goes, before the imports that take seconds; refuses a configuration that does not exist."""
+    given: dict[str, str] = {}
+    for option, following in pairwise([*options, ""]):
+        name, equals, value = option.partition("=")
+        given[name] = value if equals else following
+    config = given.get("--config", given.get("-c", ""))
+    if config:
+        config = find_config(config).stem
+    elsewhere = {"--help", "-h", "--print_config", "--ckpt_path"}  # where a named run goes on is seen later
+    if elsewhere & given.keys() or "LOCAL_RANK" in os.environ:
+        return
+    name = given.get("--name") or config or "unnamed"
+    place = f"into {given['--run_dir']}" if given.get("--run_dir") else f"below logs/{name}"
+    print(f"training {one_line(name)}; its record goes {one_line(place)} (look at it: tensorboard --logdir logs)", flush=True)
+
+
 def _complain(sentence: str, code: int) -> int:
-    print(f"lit_mnist: {one_line(sentence)}", file=sys.stderr)
+    print(f"lit_mnist: {one_line(' '.join(sentence.split()))}", file=sys.stderr)
     return code
 
 
-def _quiet_others() -> None:
+@contextmanager
+def quiet() -> Iterator[None]:
     """Silences what the libraries below say to each other's developers; what concerns the run, we say."""
     # jsonargparse complains of calls that Lightning makes; an environment variable is the only way to stop it
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
-    warnings.filterwarnings("ignore", "The number of training batches")  # blocks, here
-    warnings.filterwarnings("ignore", "Total length of")  # no image is held out for validation
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # they advertise at INFO
-    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a profiler reports
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]  # which advertise at INFO
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")
+        warnings.filterwarnings("ignore", "The number of training batches")  # blocks, here
+        warnings.filterwarnings("ignore", "Total length of")  # no image is held out for validation
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # where a profiler reports
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

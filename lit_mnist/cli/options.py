@@ -1,7 +1,6 @@
 """The options of fit, validate and test: parsed from signatures and YAML, checked, and turned into objects."""
 
 import copy
-import re
 import shlex
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,10 +11,11 @@ from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-define
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
+from lit_mnist.cli.mistakes import PLAIN_SGD, REFUSED, one_sentence
+from lit_mnist.cli.typed import completed, without
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.engines.blocks import EngineName
 from lit_mnist.lit_mlp import LitMLP
-from lit_mnist.record.configs import find_config, read_config
 from lit_mnist.training.train import RunOptions
 
 TRAINER_DEFAULTS = {
@@ -28,19 +28,6 @@ TRAINER_DEFAULTS = {
 DEFAULT_SEED = 1
 # Two threads gain a third at batch 128, little at batch 32, and lose at batch 8 (README, "Speed").
 ONE_THREAD_BELOW = 64  # images per mini-batch
-PLAIN_SGD = "training is plain SGD, and nothing changes its steps; use LitMLP with your own Trainer for that"
-# Options of the Trainer that `fit` refuses, each with the reason.
-REFUSED = {
-    "gradient_clip_val": PLAIN_SGD,
-    "gradient_clip_algorithm": PLAIN_SGD,
-    "accumulate_grad_batches": PLAIN_SGD,
-    "reload_dataloaders_every_n_epochs": "the images are in memory, and each epoch has an order of its own",
-    "overfit_batches": "use --data.train_size to train on a few images",
-    "max_time": "the result of a run must not depend on the clock; use --trainer.max_epochs",
-    "default_root_dir": "use --run_dir",
-    "enable_checkpointing": "a checkpoint is saved at the end of every epoch",
-    "barebones": "the record of a run is kept",
-}
 NOT_PLAIN_SGD = (
     pl.callbacks.BatchSizeFinder,
     pl.callbacks.GradientAccumulationScheduler,
@@ -56,12 +43,12 @@ class OptionParser(LightningArgumentParser):
     """Reports a mistake as one sentence instead of a usage text."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ValueError(_one_sentence(message))
+        raise ValueError(message)
 
 
 def option_parser(command: str) -> OptionParser:
     """Makes the parser of a command: fit, validate or test."""
-    parser = OptionParser(prog=f"lit_mnist {command}", description=DESCRIPTIONS[command])
+    parser = OptionParser(prog=f"lit_mnist {command}", description=DESCRIPTIONS[command], allow_abbrev=False)
     add = parser.add_argument
     add("-c", "--config", action=ActionConfigFile, help="Shipped configuration, or YAML file of options.")
     add("--seed_everything", type=int, default=DEFAULT_SEED, help="Seed of weights, order and split.")
@@ -97,22 +84,6 @@ DESCRIPTIONS = {
 }
 
 
-def _one_sentence(message: str) -> str:
-    """Shortens what jsonargparse says over many lines: the option, what it takes, what it got."""
-    text = " ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).split())
-    text = text.replace("typing.", "").replace("NoneType", "null")
-    for name, reason in REFUSED.items():
-        if re.search(rf"\btrainer\.{name}\b", text):
-            return f"--trainer.{name}: {reason}."
-    option = re.match(r'Parser key "([^"]+)": ?', text)
-    name, text = (f"--{option[1]}: ", text[option.end() :]) if option else ("", text)
-    expected = list(dict.fromkeys(re.findall(r"[Ee]xpected an? ([\w\[\]', ]+?)(?:\.| - | Given|$)", text)))
-    value = re.search(r"(?:Given|Got) value: (.*)$", text)
-    if expected and value:
-        text = f"expected {' or '.join(expected)}, not {value[1]}."
-    return (name + text).rstrip(".") + "."
-
-
 def parse(command: str, options: list[str]) -> Namespace:
     """Parses and checks the options of fit, validate or test.
 
@@ -122,7 +93,11 @@ def parse(command: str, options: list[str]) -> Namespace:
     Raises:
         ValueError: An option does not exist, or its value is out of range.
     """
-    config = option_parser(command).parse_args(_with_configs_found(options))
+    parser = option_parser(command)
+    try:
+        config = parser.parse_args(completed(command, options))
+    except ValueError as mistake:
+        raise ValueError(one_sentence(str(mistake), parser.get_defaults(skip_validation=True).keys())) from None
     if not 0 <= config.seed_everything < 2**32:
         raise ValueError(f"--seed_everything must be 0..{2**32 - 1}, not {config.seed_everything}.")
     if config.threads < 0:
@@ -142,26 +117,6 @@ def parse(command: str, options: list[str]) -> Namespace:
     return config
 
 
-def _with_configs_found(options: list[str]) -> list[str]:
-    """Replaces the names of shipped configurations by their files, and checks that each file holds options."""
-    found, is_config = [], False
-    for option in options:
-        name, equals, value = option.partition("=")
-        if is_config:
-            option = _found(option)
-        elif equals and name in ("--config", "-c"):
-            option = f"{name}={_found(value)}"
-        is_config = option in ("--config", "-c")
-        found.append(option)
-    return found
-
-
-def _found(config: str) -> str:
-    path = find_config(config)
-    read_config(path)
-    return str(path)
-
-
 def resolved(command: str, config: Namespace) -> dict[str, Any]:
     """Returns the configuration as plain values, defaults included, without what is not part of the experiment."""
     plain: dict[str, Any] = yaml.safe_load(option_parser(command).dump(config, skip_none=False, format="yaml"))
@@ -176,7 +131,10 @@ def run_options(options: list[str]) -> RunOptions:
     """
     config = parse("fit", options)
     pl.seed_everything(config.seed_everything, verbose=False)
-    init = option_parser("fit").instantiate_classes(copy.deepcopy(config))
+    try:
+        init = option_parser("fit").instantiate_classes(copy.deepcopy(config))
+    except ValueError as mistake:
+        raise ValueError(one_sentence(str(mistake), ())) from None
     for callback in _as_list(init.trainer.callbacks):
         if isinstance(callback, NOT_PLAIN_SGD):
             raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {PLAIN_SGD}.")
@@ -187,7 +145,7 @@ def run_options(options: list[str]) -> RunOptions:
     return RunOptions(
         name=config.name,
         config=resolved("fit", config),
-        command=shlex.join(["python", "-m", "lit_mnist", "fit", *_without(options, "--run_dir", "--ckpt_path")]),
+        command=shlex.join(["python", "-m", "lit_mnist", "fit", *without(options, "--run_dir", "--ckpt_path")]),
         data=init.data,
         make_model=make_model,
         make_trainer=lambda **more: make_trainer(init.trainer, **more),
@@ -221,13 +179,3 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def _without(options: list[str], *names: str) -> list[str]:
-    """Returns the options without those named and their values."""
-    kept, skip = [], False
-    for option in options:
-        if not skip and option.split("=")[0] not in names:
-            kept.append(option)
-        skip = not skip and option in names
-    return kept

@@ -107,7 +107,7 @@ class _BlockStepping(LitMLP):
             raise ValueError("engine fast replaces plain SGD only, but this module configures another optimizer; use exact.")
         if getattr(type(self), "batch_loss") is not LitMLP.batch_loss or type(self).forward is not LitMLP.forward:  # noqa: B009
             raise ValueError("engine fast minimises cross-entropy only, but this module has another batch_loss; use exact.")
-        return FastEngine(self.mlp, self.lr)
+        return FastEngine(self.mlp, self.lr, torch.get_num_threads())
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, labels = batch

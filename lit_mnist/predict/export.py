@@ -1,102 +1,127 @@
 """The command `export`: writes a trained network for use without this package, as ONNX or as safetensors."""
 
 import json
+import warnings
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist import __version__
-from lit_mnist.cli.command import DONE, Parser
-from lit_mnist.record.atomic import write_durably
+from lit_mnist.cli import DONE, Parser
+from lit_mnist.record.atomic import check_writable, write_atomically
 
 if TYPE_CHECKING:
-    from lit_mnist.mlp import MLP
+    from lit_mnist.record.checkpoint import TrainedNetwork
 
-# packages, by suffix; the extra that brings them is called like the suffix
+# packages, by suffix; the extra that brings them has the suffix's name
 NEEDED = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".safetensors": ("safetensors",)}
-INPUT = "images (N, 1, 28, 28) float32 in [0, 1]: 0 background, 1 ink (the grey level / 255), not normalised"
-OUTPUT = "logits (N, 10) float32: unnormalised log-probabilities of the classes"
 OPSET = 18  # of ONNX, December 2022; torch's exporter starts from this one
 TOLERANCE = 1e-4  # as a share of the largest logit; the two runtimes add in different orders
 
 
 def main(args: list[str]) -> int:
-    """The command `export`.
+    """Runs the command `export`.
 
     Raises:
-        ValueError: Another suffix, a package that is not installed, an unusable checkpoint, a file that
+        ValueError: Another suffix, a package that is not installed, an unusable checkpoint, a file that is something else or
             cannot be written, or one that does not compute what the network does.
     """
     options = _parser().parse_args(args)
-    target = Path(options.to)
+    run, target = options.run or options.ckpt_path, Path(options.to)
     if target.suffix not in NEEDED:
         raise ValueError(f"--to {target}: the name must end in {' or '.join(NEEDED)}.")
+    if not run:
+        raise ValueError(
+            f"export needs a run folder or a checkpoint file: lit_mnist export logs/lr0.1/version_0 --to {target}."
+        )
     missing = [package for package in NEEDED[target.suffix] if find_spec(package) is None]
     if missing:
         extra = f'pip install "lit_mnist[{target.suffix[1:]}]"'
         raise ValueError(f"--to {target} needs packages that are not installed, {', '.join(missing)}: {extra}.")
-    if target.is_dir():
-        raise ValueError(f"--to {target} is a folder; name a file in it.")
-    from lit_mnist.datasets.files import DEFAULT_ROOT
-    from lit_mnist.record.checkpoint import data_of, find_checkpoint, load_mlp
-
-    checkpoint = find_checkpoint(Path(options.ckpt_path))
-    network, dataset = load_mlp(checkpoint), data_of(checkpoint).get("dataset", "MNIST")
-    root = Path(options.root).expanduser() if options.root else DEFAULT_ROOT
+    described = target.with_suffix(".json")
+    files = [target] if target.suffix == ".onnx" else [target, described]
     try:
+        for file in files:
+            check_writable(file)
+        _check_replaceable(target, files)
+        from lit_mnist.record.checkpoint import load_network
+
+        network = load_network(Path(run))
         if target.suffix == ".onnx":
-            print(export_onnx(network, dataset, target, root))
+            content, sentence = onnx_content(network)
         else:
-            print(export_safetensors(network, dataset, target))
+            content, sentence = safetensors_content(network)
+            write_atomically(described, (json.dumps(_description(network), indent=1) + "\n").encode())
+        write_atomically(target, content)
     except OSError as fault:
         raise ValueError(f"--to {target} cannot be written: {fault.strerror or fault}.") from None
+    print(f"{target}: {sentence}")
     return DONE
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="lit_mnist export",
-        description="Writes a trained network as one file. An ONNX file is compared with the network on the "
-        "10,000 test images before it gets its name.",
-        epilog=f"input of the file: {INPUT}. Output: {OUTPUT}.",
+        description="Writes a trained network as one file. Input: images (N, 1, height, width) float32 in [0, 1]. Output: "
+        "logits. An ONNX file is compared with the network before it gets its name.",
     )
-    parser.add_argument("--ckpt_path", required=True, metavar="RUN_OR_FILE", help="run folder or checkpoint file")
-    parser.add_argument(
-        "--to",
-        required=True,
-        metavar="FILE",
-        help="model.onnx, or model.safetensors (its description goes into model.json beside it); replaced if it exists",
-    )
-    parser.add_argument("--root", metavar="DIR", help="folder of the data sets (default: the user's cache folder)")
+    parser.add_argument("run", nargs="?", metavar="RUN", help="run folder or checkpoint file")
+    parser.add_argument("--ckpt_path", metavar="RUN", help="the same as an option")
+    what = "model.onnx, or model.safetensors (described in model.json beside it); an earlier export is replaced"
+    parser.add_argument("--to", required=True, metavar="FILE", help=what)
     return parser
 
 
-def export_onnx(network: "MLP", dataset: str, target: Path, root: Path) -> str:
-    """Writes the network as an ONNX file for any number of images, checked by onnxruntime.
+def _check_replaceable(target: Path, files: list[Path]) -> None:
+    """Raises ValueError if a file exists that is not an earlier export, or lies in a run folder."""
+    for file in files:
+        if file.exists() and not _is_export(file):
+            raise ValueError(f"{file} exists and is not an earlier export; choose another --to.")
+    folders = (target.absolute().parent, target.absolute().parent.parent)
+    if any((folder / "checkpoints").is_dir() and (folder / "config.yaml").exists() for folder in folders):
+        raise ValueError(f"--to {target} lies in a run folder, whose files are the record of the run; choose another --to.")
 
-    Args:
-        network: On the CPU.
-        dataset: What it was trained on; with its test images it is compared.
-        target: Written whole or not at all. Input, output and classes are described in its metadata.
-        root: The folder of the data sets.
+
+def _is_export(file: Path) -> bool:
+    marks = {".json": b'"written_by": "lit_mnist ', ".safetensors": rb"\"written_by\": \"lit_mnist ", ".onnx": b"written_by"}
+    with suppress(OSError):
+        return file.is_file() and marks[file.suffix] in file.read_bytes()
+    return False
+
+
+def _description(network: "TrainedNetwork") -> dict[str, Any]:
+    size = ", ".join(map(str, network.mlp.image_shape))
+    inputs = f"images (N, 1, {size}) float32 in [0, 1]: 0 background, 1 ink (the grey level / 255), not normalised"
+    return {
+        "architecture": "MLP",
+        **network.mlp.config(),
+        "activation": "relu",
+        "input": inputs,
+        "output": f"logits (N, {network.mlp.classes}) float32: unnormalised log-probabilities of the classes",
+        "dataset": network.dataset,
+        "class_names": list(network.class_names),
+        "written_by": f"lit_mnist {__version__}",
+    }
+
+
+def onnx_content(network: "TrainedNetwork") -> tuple[bytes, str]:
+    """Translates the network into an ONNX file for any number of images, checked by onnxruntime.
 
     Returns:
-        A sentence about the comparison of the file with the network.
+        The file's content, with input, output and classes described in its metadata; and a sentence about the check.
 
     Raises:
-        ValueError: On some test image the file and the network differ, or those images cannot be had.
-        OSError: The file cannot be written.
+        ValueError: The file computes something else than the network.
     """
-    import warnings
-
     import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter uses what torch itself deprecates
         program = torch.onnx.export(
-            network.eval(),
-            (torch.zeros(2, 1, 28, 28),),
+            network.mlp.eval(),
+            (torch.zeros(2, 1, *network.mlp.image_shape),),
             input_names=["images"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
@@ -105,100 +130,54 @@ def export_onnx(network: "MLP", dataset: str, target: Path, root: Path) -> str:
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
-    model.doc_string = f"Multilayer perceptron on {dataset}. Input: {INPUT}. Output: {OUTPUT}."
+    model, description = program.model_proto, _description(network)
+    model.doc_string = f"Multilayer perceptron. Input: {description['input']}. Output: {description['output']}."
     del model.metadata_props[:]
-    for key, value in _description(network, dataset).items():
+    for key, value in description.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del part.metadata_props[:]  # the exporter's notes: stack traces with the paths of this machine
         part.doc_string = ""
     content: bytes = model.SerializeToString()
-    sentence = _compare(network, dataset, content, target, root)
-    write_durably(target, content)
-    return sentence
+    return content, _compare(network, content)
 
 
-def export_safetensors(network: "MLP", dataset: str, target: Path) -> str:
-    """Writes the weights as a safetensors file, and what they are the weights of as JSON beside it.
-
-    Args:
-        network: On the CPU.
-        dataset: What it was trained on.
-        target: Written whole or not at all, after `<stem>.json`.
-
-    Returns:
-        A sentence about what was written.
-
-    Raises:
-        ValueError: `<stem>.json` is there, and is none that an export wrote. Nothing was written.
-        OSError: A file cannot be written.
-    """
-    import torch
-    from safetensors.torch import load, save
-
-    weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
-    description = json.dumps(_description(network, dataset), indent=1) + "\n"
-    content = save(weights, metadata={"description": description})  # one entry: their order would be random
-    read_back = load(content)
-    assert all(torch.equal(read_back[name], weight) for name, weight in weights.items())
-    beside = target.with_suffix(".json")
-    if beside.exists() and not _is_description(beside):
-        raise ValueError(f"{beside}, where the description would go, holds something else; choose another --to.")
-    write_durably(beside, description.encode())
-    write_durably(target, content)
-    count = sum(weight.numel() for weight in weights.values())
-    return f"{target}: {count:,} weights and biases, read back bit for bit; described in {beside}."
-
-
-def _description(network: "MLP", dataset: str) -> dict[str, Any]:
-    from lit_mnist.datasets.registry import find
-
-    return {
-        "architecture": "MLP",
-        "hidden": list(network.hidden),
-        "activation": "relu",
-        "input": INPUT,
-        "output": OUTPUT,
-        "dataset": dataset,
-        "classes": list(find(dataset).classes),
-        "written_by": f"lit_mnist {__version__}",
-    }
-
-
-def _is_description(file: Path) -> bool:
-    try:
-        return str(json.loads(file.read_bytes())["written_by"]).startswith("lit_mnist ")
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return False
-
-
-def _compare(network: "MLP", dataset: str, content: bytes, target: Path, root: Path) -> str:
-    """Runs an ONNX file's content and the network on the 10,000 test images.
-
-    Raises:
-        ValueError: They differ; `target` is named.
-    """
+def _compare(network: "TrainedNetwork", content: bytes) -> str:
+    """Runs an ONNX file's content and the network on the test images; where they cannot be had, on random ones."""
     import numpy as np
     import torch
 
-    from lit_mnist.datasets.files import load, prepare
+    from lit_mnist.datasets.files import load
 
     onnxruntime = import_module("onnxruntime")  # it has no type hints
-    prepare(dataset, root)
-    images = load(dataset, root, "test")[0].unsqueeze(1).float() / 255
+    shape = network.mlp.image_shape
+    images, name = torch.rand(1000, *shape, generator=torch.Generator().manual_seed(0)), "random images"
+    with suppress(ValueError):
+        data = load(network.dataset)
+        if data.image_shape == shape:
+            images, name = data.test[0] / 255, f"test images of {data.name}"
+    images = images.unsqueeze(1)
     with torch.inference_mode():
-        logits = network(images).numpy()
+        logits = network.mlp(images).numpy()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     (theirs,) = session.run(["logits"], {"images": images.numpy()})
     difference = float(np.abs(theirs - logits).max())
     same = int((theirs.argmax(1) == logits.argmax(1)).sum())
     if same < len(images) or not difference <= TOLERANCE * float(np.abs(logits).max()):
         raise ValueError(
-            f"{target} was not written: on {len(images) - same:,} of {len(images):,} test images of {dataset} it would "
-            f"give another class than the network, and a logit differs by {difference:.2g}."
+            f"the ONNX file was not written: on {len(images) - same:,} of {len(images):,} {name} it would give another class "
+            f"than the network, and a logit differs by {difference:.2g}."
         )
-    return (
-        f"{target}: same class as the network on all {len(images):,} test images of {dataset}; "
-        f"largest difference of a logit {difference:.2g}."
-    )
+    return f"same class as the network on all {len(images):,} {name}; largest difference of a logit {difference:.2g}."
+
+
+def safetensors_content(network: "TrainedNetwork") -> tuple[bytes, str]:
+    """The weights as a safetensors file, with their description in its metadata; and a sentence about them."""
+    import torch
+    from safetensors.torch import load, save
+
+    weights = {name: weight.contiguous() for name, weight in network.mlp.state_dict().items()}
+    content = save(weights, metadata={"description": json.dumps(_description(network))})  # one entry: their order is random
+    read_back = load(content)
+    assert all(torch.equal(read_back[name], weight) for name, weight in weights.items())
+    return content, f"{sum(weight.numel() for weight in weights.values()):,} weights and biases, bit for bit."

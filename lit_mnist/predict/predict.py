@@ -1,16 +1,14 @@
-"""The command `predict`: tells the digits in your own pictures; and the same from Python."""
+"""Classifies pictures with a trained network."""
 
-import csv
-import io
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lit_mnist.cli.command import DONE, FAILED, Parser
-from lit_mnist.predict.picture_files import list_files, printable
-from lit_mnist.record.atomic import check_place, write_durably
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_mnist.predict.pictures import list_files, read, upright
+from lit_mnist.record.printable import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,224 +16,124 @@ if TYPE_CHECKING:
 
     from lit_mnist.lit_mlp import LitMLP
     from lit_mnist.mlp import MLP
+    from lit_mnist.record.checkpoint import TrainedNetwork
 
 Checkpoint: TypeAlias = "str | Path | MLP | LitMLP"
-Picture: TypeAlias = "str | Path | Image"
+Picture: TypeAlias = "str | Path | Image | NDArray[Any] | Tensor"
 
-BATCH = 10_000  # images for which the activations of the published network take 31 MB
+BATCH = 10_000  # images for which the activations of the default network take 31 MB
 
 
-def predict_images(checkpoint: "Checkpoint", images: "Picture | Sequence[Picture] | Tensor") -> "tuple[Tensor, Tensor]":
-    """Tells the digits in images.
+def predict_images(checkpoint: Checkpoint, images: "Picture | Sequence[Picture]") -> "tuple[Tensor, Tensor]":
+    """Classifies images.
 
     Args:
         checkpoint: A run folder, a checkpoint file, or a network (`MLP` or `LitMLP`).
-        images: Paths of image files or `PIL.Image.Image`s of any size and mode, which are prepared as
-            `lit_mnist.predict.preprocess.prepare` says. Or a tensor (N, 1, 28, 28) or (N, 28, 28) of images that are
-            prepared already: 0 background and 255 ink where it is uint8, 0 and 1 where it is floating point.
+        images: One picture, or a sequence of pictures: paths of image files or of folders of them, `PIL.Image.Image`s, and
+            arrays or tensors (H, W) or (H, W, 3), uint8 or floating point in [0, 1], all of any size and prepared as
+            `lit_mnist.predict.preprocess.prepare` says. Or one array or tensor of images as the network sees them, without
+            preparation: (N, height, width) or (N, 1, height, width), 0 background and 255 ink in uint8, 0 and 1 in floats.
 
     Returns:
-        Labels (N,) int64 in 0..9 and probabilities (N, 10) float32, whose rows sum to 1.
+        Labels (N,) int64, and probabilities (N, number of classes) float32, whose rows sum to 1.
 
     Raises:
-        ValueError: The checkpoint cannot be used, an image cannot be read or is blank, or a tensor has
-            another shape, type or range.
+        ValueError: The checkpoint cannot be used, an image cannot be read or is blank, or an array has another shape, type
+            or range.
     """
     import torch
-    from torch import Tensor
 
-    network = _network(checkpoint)
-    if isinstance(images, Tensor):
-        return _predict(network, _checked(images))
+    network = network_of(checkpoint)
+    shape = network.mlp.image_shape
+    if isinstance(images, (np.ndarray, torch.Tensor)) and (images.ndim == 4 or images.shape[-2:] == shape):
+        if images.shape[1:] not in (shape, (1, *shape)) and images.shape != shape:
+            size = f"{shape[0]}, {shape[1]}"
+            raise ValueError(f"images: an array must be (N, {size}) or (N, 1, {size}), not {tuple(images.shape)}.")
+        return classify(network, torch.as_tensor(_levels(images, "images")).reshape(-1, *shape))
     pictures = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-    prepared = [_prepared(picture, number) for number, picture in enumerate(pictures)]
-    return _predict(network, torch.stack(prepared) if prepared else torch.empty(0, 28, 28))
+    prepared = [_prepared(network, *named) for number, each in enumerate(pictures) for named in _named(each, number)]
+    return classify(network, torch.from_numpy(np.stack(prepared)) if prepared else torch.empty(0, *shape))
 
 
-def _network(checkpoint: "Checkpoint") -> "MLP":
+def network_of(checkpoint: Checkpoint) -> "TrainedNetwork":
+    """The network of a run, of a checkpoint file, or as it was given; ValueError where it is none."""
     from lit_mnist.mlp import MLP
-    from lit_mnist.record.checkpoint import load_mlp
+    from lit_mnist.record.checkpoint import TrainedNetwork, load_network
 
     if isinstance(checkpoint, (str, Path)):
-        return load_mlp(Path(checkpoint))
-    network = getattr(checkpoint, "mlp", checkpoint)
-    if not isinstance(network, MLP):
+        return load_network(Path(checkpoint))
+    mlp = getattr(checkpoint, "mlp", checkpoint)
+    if not isinstance(mlp, MLP):
         raise ValueError(f"checkpoint: neither a path nor a network, but {type(checkpoint).__name__}.")
-    return network
+    return TrainedNetwork(mlp, Path(), "", tuple(map(str, range(mlp.classes))))
 
 
-def _checked(images: "Tensor") -> "Tensor":
-    import torch
-
-    if images.shape[1:] not in (torch.Size([28, 28]), torch.Size([1, 28, 28])):
-        raise ValueError(f"images: a tensor must be (N, 1, 28, 28) or (N, 28, 28), not {tuple(images.shape)}.")
-    if images.dtype != torch.uint8:
-        if not images.is_floating_point():
-            raise ValueError(f"images: a tensor must be uint8 or floating point, not {images.dtype}.")
-        if not bool(((images >= 0) & (images <= 1)).all()):
-            raise ValueError("images: a floating-point tensor must lie in [0, 1]; divide grey levels of 0 to 255 by 255.")
-    return images.reshape(-1, 28, 28)
+def _levels(images: Any, name: str) -> NDArray[Any]:
+    """An array or tensor of uint8 or of floats in [0, 1], as an array."""
+    images = images.detach().cpu().numpy() if hasattr(images, "detach") else np.asarray(images)
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise ValueError(f"{name}: an array must be uint8 or floating point, not {images.dtype}.")
+        if not ((images >= 0) & (images <= 1)).all():
+            raise ValueError(f"{name}: a floating-point array must lie in [0, 1]; divide grey levels of 0 to 255 by 255.")
+    return images  # type: ignore[no-any-return]
 
 
-def _predict(network: "MLP", images: "Tensor") -> "tuple[Tensor, Tensor]":
-    import torch
-
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    probabilities = [torch.empty(0, 10)]
-    with torch.inference_mode():
-        for batch in torch.split(images, BATCH):
-            levels = batch.to(device).float() / 255 if batch.dtype == torch.uint8 else batch.to(device).float()
-            probabilities.append(network(levels.unsqueeze(1)).softmax(1).cpu())
-    network.train(was_training)
-    result = torch.cat(probabilities).clone()
-    return result.argmax(1), result
+def _named(picture: Any, number: int) -> Iterator[tuple[Any, str]]:
+    """Pictures with their names: the files of a folder, or the one picture."""
+    if isinstance(picture, (str, Path)):
+        yield from ((path, one_line(str(path))) for path in list_files([Path(picture)]))
+    else:
+        yield picture, f"images[{number}]"
 
 
-def _prepared(picture: Picture, number: int) -> "Tensor":
-    """(28, 28) uint8; `number` names a picture that has no path."""
-    import torch
-    from PIL.Image import Image
+def _prepared(network: "TrainedNetwork", picture: Any, name: str) -> NDArray[np.uint8]:
+    from PIL import Image
 
-    from lit_mnist.predict.preprocess import prepare, read, upright
-
-    name = picture if isinstance(picture, (str, Path)) else f"images[{number}]"
     try:
-        if isinstance(picture, (str, Path)):
-            return torch.from_numpy(prepare(read(Path(picture))[0]))
-        if not isinstance(picture, Image):
-            raise ValueError(f"neither a path nor a PIL image, but {type(picture).__name__}.")
-        return torch.from_numpy(prepare(upright(picture)))
+        if isinstance(picture, Path):
+            return prepare_for(network, read(picture)[0])[0]
+        if hasattr(picture, "shape"):
+            levels = _levels(picture, name)
+            if levels.ndim != 2 and not (levels.ndim == 3 and levels.shape[2] in (3, 4)):
+                raise ValueError(f"an array of one picture must be (H, W) or (H, W, 3), not {levels.shape}.")
+            bytes_ = levels if levels.dtype == np.uint8 else np.round(levels * 255).astype(np.uint8)
+            picture = Image.fromarray(np.ascontiguousarray(bytes_))
+        if not isinstance(picture, Image.Image):
+            raise ValueError(f"neither a path, a PIL image nor an array, but {type(picture).__name__}.")
+        return prepare_for(network, upright(picture))[0]
     except ValueError as fault:
-        raise ValueError(f"{name}: {fault}") from None
+        reason = str(fault)
+        raise ValueError(reason if reason.startswith(f"{name}: ") else f"{name}: {reason}") from None
 
 
-def main(args: list[str]) -> int:
-    """The command `predict`.
+def prepare_for(network: "TrainedNetwork", picture: "Image") -> tuple[NDArray[np.uint8], str]:
+    """Prepares a picture for a network: the image and a note, as `lit_mnist.predict.preprocess.prepare` says."""
+    from lit_mnist.predict.preprocess import prepare
 
-    Returns:
-        0: every file was read; 1: some were not, and each got a sentence on stderr.
+    height, width = network.mlp.image_shape
+    of_digits = network.class_names == tuple("0123456789")
+    return prepare(picture, (height, width), like_mnist=of_digits)
+
+
+def classify(network: "TrainedNetwork", images: "Tensor") -> "tuple[Tensor, Tensor]":
+    """Labels (N,) and probabilities (N, classes) of images (N, height, width), uint8 or floats in [0, 1].
 
     Raises:
-        ValueError: Bad input, or none of the files could be read.
+        ValueError: A logit is not finite.
     """
-    options = _parser().parse_args(args)
-    out, sheet = Path(options.out), Path(options.sheet)
-    if sheet.suffix.lower() != ".png":
-        raise ValueError(f"--sheet {sheet}: its name must end in .png.")
-    if os.path.realpath(out) == os.path.realpath(sheet):
-        raise ValueError(f"--out and --sheet are both {out}.")
-    for path in (out, sheet):
-        check_place(path)
-    if options.images is None:
-        return _predict_test_images(options.ckpt_path, options.dataset, options.root, out, sheet)
-    return _predict_files(options.ckpt_path, [Path(name) for name in options.images], out, sheet)
-
-
-def _parser() -> Parser:
-    parser = Parser(
-        prog="lit_mnist predict",
-        description="Tells the digits in pictures: one in each, of any size, dark on light or light on dark. "
-        "A picture of exactly 28x28 pixels is taken as prepared already. "
-        "Without --images: the 10,000 test images.",
-        epilog="exit codes: 0 every file was read, 1 some were not (see stderr), 2 bad input, or none was",
-    )
-    parser.add_argument("--ckpt_path", required=True, metavar="RUN_OR_FILE", help="run folder or checkpoint file")
-    parser.add_argument(
-        "--images",
-        nargs="+",
-        metavar="PATH",
-        help="image files, and folders of them (with their subfolders; hidden files are passed over)",
-    )
-    parser.add_argument(
-        "--out",
-        default="predictions.csv",
-        metavar="FILE.csv",
-        help="file,digit,probability (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sheet",
-        default="predictions.png",
-        metavar="FILE.png",
-        help="each input beside the 28x28 that the network saw, the first 100 (default: %(default)s)",
-    )
-    parser.add_argument("--dataset", metavar="NAME", help="whose test images (default: the one that the run was trained on)")
-    parser.add_argument("--root", metavar="DIR", help="folder of the data sets (default: the user's cache folder)")
-    return parser
-
-
-def _predict_files(checkpoint: str, paths: Sequence[Path], out: Path, sheet: Path) -> int:
     import torch
 
-    from lit_mnist.predict.preprocess import prepare, read
-    from lit_mnist.predict.sheet import Sheet
-
-    written = {os.path.realpath(out), os.path.realpath(sheet)}  # Path.resolve refuses a link to itself
-    for path in paths:
-        if path.is_file() and os.path.realpath(path) in written:
-            raise ValueError(f"{path} is both among --images and to be written; choose another --out or --sheet.")
-    network = _network(checkpoint)
-    drawing, names, prepared, failed = Sheet(), [], [], 0
-    for path in list_files(paths):
-        if os.path.realpath(path) in written:  # by an earlier call
-            continue
-        name = printable(path)
-        try:
-            picture, frames = read(path)
-            image = prepare(picture)
-        except ValueError as fault:
-            print(f"lit_mnist: {name}: {fault}", file=sys.stderr)
-            failed += 1
-            continue
-        if frames > 1:
-            print(f"lit_mnist: {name}: the first of its {frames} frames is used.", file=sys.stderr)
-        drawing.add(picture, image)
-        names.append(name)
-        prepared.append(torch.from_numpy(image))
-    if not names:
-        raise ValueError("there is no picture that could be read; nothing was written.")
-    labels, probabilities = _predict(network, torch.stack(prepared))
-    for name, digit, probability in zip(names, labels.tolist(), probabilities.amax(1).tolist(), strict=True):
-        print(f"{digit}  {probability:.4f}  {name}")
-    _write(out, names, labels, probabilities)
-    write_durably(sheet, drawing.as_png(names, labels.tolist(), probabilities.amax(1).tolist()))
-    print(f"written: {out}, {sheet}")
-    if failed:
-        print(f"lit_mnist: {failed} of {failed + len(names)} files gave no prediction.", file=sys.stderr)
-    return FAILED if failed else DONE
-
-
-def _predict_test_images(checkpoint: str, dataset: str | None, root: str | None, out: Path, sheet: Path) -> int:
-    from PIL.Image import fromarray
-
-    from lit_mnist.datasets.files import DEFAULT_ROOT, load, prepare
-    from lit_mnist.predict.sheet import SHOWN, Sheet
-    from lit_mnist.record.checkpoint import data_of, find_checkpoint
-
-    path = find_checkpoint(Path(checkpoint))
-    network = _network(path)
-    folder = Path(root).expanduser() if root else DEFAULT_ROOT
-    dataset = dataset or data_of(path).get("dataset", "MNIST")
-    prepare(dataset, folder)
-    images, truth = load(dataset, folder, "test")
-    labels, probabilities = _predict(network, images)
-    names = [f"{dataset}/test/{number:05d}" for number in range(len(images))]
-    drawing = Sheet()
-    for image in images[:SHOWN].numpy():
-        drawing.add(fromarray(image), image)
-    _write(out, names, labels, probabilities)
-    write_durably(sheet, drawing.as_png(names, labels.tolist(), probabilities.amax(1).tolist()))
-    right = int((labels == truth).sum())
-    print(f"{dataset}: {right:,} of {len(images):,} test images right, {100 * right / len(images):.2f} %")
-    print(f"written: {out}, {sheet}")
-    return DONE
-
-
-def _write(path: Path, names: Sequence[str], labels: "Tensor", probabilities: "Tensor") -> None:
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(("file", "digit", "probability"))
-    for name, digit, probability in zip(names, labels.tolist(), probabilities.amax(1).tolist(), strict=True):
-        rows.writerow((name, digit, f"{probability:.6f}"))
-    write_durably(path, table.getvalue().encode())
+    mlp = network.mlp
+    device, was_training = next(mlp.parameters()).device, mlp.training
+    mlp.eval()
+    probabilities = [torch.empty(0, mlp.classes)]
+    with torch.inference_mode():
+        for batch in torch.split(images, BATCH):
+            levels = batch.to(device).to(mlp.dtype) / (255 if batch.dtype == torch.uint8 else 1)
+            probabilities.append(mlp(levels).float().softmax(1).cpu())
+    mlp.train(was_training)
+    result = torch.cat(probabilities).clone()
+    if not result.isfinite().all():
+        raise ValueError("the network computes logits that are not finite, as one of a diverged run does; it cannot be used.")
+    return result.argmax(1), result

@@ -8,7 +8,8 @@ import yaml
 
 NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # impossible dates and deep nesting, too
 SHIPPED = ("lr0.1", "lr1", "lr0.01", "batch8", "batch128")
-LARGEST = 1_000_000  # bytes; the resolved configuration of a run has 2,000
+LARGEST = 100_000  # bytes; the resolved configuration of a run has 2,000
+MOST_BRACKETS, MOST_ITEMS = 300, 2_000  # the parser's time grows with the square of their depth
 
 
 def configs_folder() -> Path:
@@ -46,13 +47,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads the options in a configuration file.
 
     Raises:
-        ValueError: It cannot be read, is not YAML, holds no options, or is larger than 1 MB.
+        ValueError: It cannot be read, is not YAML, holds no options, or is larger than 100 kB.
     """
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise ValueError(f"config {path} is larger than 1 MB; name a file of options.")
+            raise ValueError(f"config {path} is larger than 100 kB; name a file of options.")
         options = parse_yaml(content.decode("utf-8"))
     except OSError as error:
         raise ValueError(f"config {path} cannot be read: {error.strerror}.") from None
@@ -73,6 +74,8 @@ def parse_yaml(text: str) -> Any:
     Raises:
         One of NOT_YAML.
     """
+    if text.count("[") + text.count("{") > MOST_BRACKETS or text.count("- ") + text.count("? ") > MOST_ITEMS:
+        raise ValueError("it is nested too deep")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError("aliases are not allowed")
     return yaml.safe_load(text)

@@ -121,7 +121,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         for field in ("hyperparameters", "instruments"):
             if not _is_plain(getattr(self, field), DEPTH):
                 raise ValueError(f"{field}: a number is too large, or values are nested more than {DEPTH} deep")
-        for key, kind, most in (("lr", (int, float), 1e6), ("batch_size", int, 2**31)):
+        for key, kind, most in (("lr", (int, float), LARGEST), ("batch_size", int, 2**31)):
             value = self.hyperparameters.get(key)
             if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= most:
                 raise ValueError(f"hyperparameters: {key} must be a number above 0 and at most {most:g}, not {str(value)[:40]}")

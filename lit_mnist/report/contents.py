@@ -1,173 +1,163 @@
-"""What stands in the report, in which order."""
+"""What the report says, in which order: the answer, a section for each question, and the rest folded."""
 
-import math
+from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from dataclasses import replace
 
-from lit_mnist.record.outcome import FAR_WORSE_BY, GUESSING, NO_BETTER_THAN
-from lit_mnist.report.accuracy_figure import draw_test_accuracy
-from lit_mnist.report.comparison import Comparison, compare_ladders
-from lit_mnist.report.configuration import Configuration, Ladder, find_ladders
-from lit_mnist.report.document import Block, Bullets, CodeBlock, Document, Heading, Paragraph, Table
+from lit_mnist.record.result import FAILED_OUTCOMES
 from lit_mnist.report.drawing import Palette
-from lit_mnist.report.findings import ladder_findings
-from lit_mnist.report.heat_map import draw_heat_map, find_grids
-from lit_mnist.report.ladder_figures import draw_batch_sizes, draw_learning_rates
-from lit_mnist.report.loss_panels import draw_small_multiples
-from lit_mnist.report.quantity import EARLY_IMAGES
-from lit_mnist.report.records import Problem
-from lit_mnist.report.results import (
-    WIDENED_BY,
-    failures_table,
-    published_table,
-    rerun_commands,
-    results,
-    runs_table,
+from lit_mnist.report.experiments import AXES, Axis, Configuration, Sweep, find_sweeps
+from lit_mnist.report.figures import draw_accuracies, draw_curves, draw_survival, draw_sweep
+from lit_mnist.report.findings import best_of_other_sweeps, lead_sentences, overview, section_sentences
+from lit_mnist.report.load import Problem
+from lit_mnist.report.published import published_rows
+from lit_mnist.report.quantities import TEST_ACCURACY
+from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table, Text
+from lit_mnist.report.tables import all_runs, count_of, failed_runs, levels, provenance, results
+
+Sweeps = dict[Axis, list[Sweep]]
+MOST_NAMED = 12  # configurations in the table of the first screen
+METHODS = (
+    "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate, or "
+    "only in the batch size, form a sweep.",
+    "Four quantities were chosen beforehand: share of failed runs, training loss of epoch 1, final training loss, final "
+    "test accuracy.",
+    "The training loss of an epoch is the mean of its batch losses, in nats, taken while the weights move; accuracies "
+    "count every image once, after training.",
+    "A run failed if its loss stopped being finite (diverged), or rose far above its best epoch or stayed at guessing "
+    "(collapsed); a run whose loss was still falling when it ended has not failed.",
+    "Losses of epoch 1 count all runs that finished it; final values exist only for runs that did not fail.",
+    "Tables and lines in figures show medians; tables give quartiles in parentheses.",
+    "Sentences give differences of means (for losses, ratios of geometric means) with Welch's 95 % interval, and a "
+    "direction only if the interval excludes no difference.",
+    "Shares have Wilson's 95 % interval; their trend over a sweep is tested by permutation (Cochran and Armitage; exact "
+    "up to 300 runs); survival is Kaplan and Meier's estimate.",
+    "The time to a target is interpolated between the losses of blocks of about 4,096 images; the target is the lowest "
+    "of 0.1, 0.2, 0.5, 1 and 2 nats that half of the runs of every level reach.",
+    "Intervals are not corrected for their number; nothing was selected on the test images.",
 )
-from lit_mnist.report.run import Run
-from lit_mnist.report.statistics import detectable_shift
-
-PUBLISHED = (
-    "The published experiment trained each configuration once, without a seed. Of n runs and one more of the same kind, the "
-    "one more lies in the range of the n with probability (n − 1)/(n + 1): 67 % for five. The wider range is the range made "
-    f"longer by {100 * WIDENED_BY:g} %, half of that at each end; published figures are rounded, and count as in range if a "
-    "number that rounds to them is; no distance in sd is given where an sd is less than what the rounding may hide."
-)
-METHODS = [
-    "Trained, collapsed and diverged are what each run's record says it came to, by its training loss alone: collapsed runs "
-    f"stayed finite but ended at {NO_BETTER_THAN:.3f} nats or more ({NO_BETTER_THAN / GUESSING:g} of guessing, ln 10), or "
-    f"{FAR_WORSE_BY:.3f} nats or more ({FAR_WORSE_BY / GUESSING:g} of it) above their best epoch; diverged runs met a loss "
-    "that was not finite.",
-    "Training loss is the mean of an epoch's batch losses in nats, taken while the weights move. Accuracies are measured "
-    "after the last epoch, in evaluation mode, on every image; nothing is selected on the test images.",
-    "sd is the sample standard deviation (n − 1). Intervals are at 95 %: Student's t for means and differences, Wilson's "
-    "for shares; each is by itself, not corrected for the number of them.",
-    "Means are arithmetic. Ratios (“times”) are of geometric means, since losses and seconds are compared by their logarithms; "
-    "where values spread far, they differ from the ratio of the arithmetic means beside them.",
-    "Runs with the same seed start from the same weights. Two configurations whose trained runs have the same seeds are "
-    "compared by a paired t test, others by Welch's t test, so that every trained run counts; shares of failed runs by "
-    "Fisher's exact test. Comparisons of trained runs say nothing about the runs that failed.",
-    "Values that come in whole steps (epochs, single test images) are not believed to scatter less than their rounding. "
-    "Others that do not scatter at all are not tested.",
-    f"The training loss of the first {EARLY_IMAGES:,} images is that of the SGD steps which see these alone.",
-    "Seconds are of training alone, measured while other runs may have shared the machine.",
-]
-SECTIONS = {"lr": "What the learning rate does", "batch_size": "What the batch size does"}
 
 
-def compose(title: str, configurations: Sequence[Configuration], problems: Sequence[Problem]) -> Document:
-    """The whole report on at least one configuration."""
+def compose(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> Page:
+    """Writes the page about at least one configuration."""
     palette = Palette(configurations)
-    blocks: list[Block] = [Heading(1, f"Report on {title}"), Paragraph(_overview(configurations))]
-    if problems:
-        blocks += [Heading(2, "Problems"), Bullets([str(problem) for problem in problems])]
-    blocks += _results(configurations, palette)
-    for key, heading in SECTIONS.items():
-        blocks += _ladders(find_ladders(configurations, key), key, heading, palette)
-    grids = find_grids(configurations)
-    if grids:
-        blocks.append(Heading(2, "Learning rate and batch size together"))
-        blocks += [draw_heat_map(grid, _numbered("grid", index)) for index, grid in enumerate(grids)]
-    return [
-        *blocks,
-        Heading(2, "How the numbers are made"),
-        Bullets(METHODS),
-        Heading(2, "Where they come from"),
-        _provenance(configurations),
-        Heading(2, "Every run"),
-        runs_table(configurations),
+    sweeps = {axis: find_sweeps(configurations, axis) for axis in AXES}
+    shown = _named_first(configurations, sweeps)
+    lead: list[Block] = [
+        _answers(configurations, sweeps),
+        Columns([_curves(configurations, palette), _results_with_note(shown, configurations)]),
     ]
-
-
-def _numbered(name: str, index: int) -> str:
-    return f"{name}_{index + 1}" if index else name
-
-
-def _overview(configurations: Sequence[Configuration]) -> str:
-    runs = _runs(configurations)
-    outcomes = [
-        f"{count} {outcome}"
-        for outcome in ("trained", "collapsed", "diverged")
-        if (count := sum(run.outcome == outcome for run in runs))
+    commands = [run.result.command for each in configurations for run in each.runs if run.result.command]
+    sections = [_sweep_section(found, palette) for found in sweeps.values() if found]
+    sections += [*_failures(configurations, palette), *_accuracies(configurations, palette)]
+    if len(shown) < len(configurations):
+        sections.append(Section("configurations", "All configurations", [results(configurations, True)], True))
+    sections += [
+        *_published(configurations),
+        Section("runs", "All runs, and the lines that run them again", [all_runs(configurations), Lines(commands)], True),
+        *_problems(problems),
     ]
-    return f"{_count(len(configurations), 'configuration')}, {_count(len(runs), 'run')}: {', '.join(outcomes)}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _results(configurations: Sequence[Configuration], palette: Palette) -> list[Block]:
-    blocks: list[Block] = [
-        Heading(2, "Results"),
-        Paragraph(
-            "Mean ± sd (min–max) over the trained runs alone; failed runs are counted beside them, with the 95 % interval "
-            "of their share."
-        ),
-        results(configurations),
-        draw_small_multiples(configurations, palette),
-        draw_test_accuracy(configurations, palette),
-        Paragraph("Each configuration again, with its first seed:"),
-        CodeBlock(rerun_commands(configurations)),
+    sections += [
+        Section("methods", "Methods", [Bullets(METHODS)], True),
+        Section("provenance", "Versions, machines and data", [provenance(configurations)], True),
     ]
-    failures = failures_table(configurations)
-    if failures:
-        blocks += [Heading(2, "Failed runs"), failures]
-    beside = published_table(configurations)
-    if beside:
-        blocks += [Heading(2, "Beside the published runs"), Paragraph(PUBLISHED), beside]
-    return blocks
+    return Page(_title(sweeps), _subtitle(configurations, problems), lead, sections)
 
 
-def _ladders(ladders: Sequence[Ladder], key: str, heading: str, palette: Palette) -> list[Block]:
-    if not ladders:
+def _answers(configurations: Sequence[Configuration], sweeps: Sweeps) -> Block:
+    answers = [
+        Bullets(lead_sentences(found[0]), f"{AXES[axis].capitalize()}, at {found[0].fixed}")
+        for axis, found in sweeps.items()
+        if found
+    ]
+    return Columns(answers) if len(answers) > 1 else answers[0] if answers else Bullets(overview(configurations))
+
+
+def _curves(configurations: Sequence[Configuration], palette: Palette) -> Figures:
+    crosses = ", a cross where a run failed" if any(each.failed for each in configurations) else ""
+    return Figures([draw_curves(configurations, palette)], f"Training loss: every run thin, medians thick{crosses}.")
+
+
+def _named_first(configurations: Sequence[Configuration], sweeps: Sweeps) -> Sequence[Configuration]:
+    """Configurations in the table of the first screen: all, or those of the main sweeps where there are too many."""
+    if len(configurations) <= MOST_NAMED:
+        return configurations
+    swept = [each for found in sweeps.values() for sweep in found[:1] for each in sweep.configurations]
+    return [each for each in configurations if each in swept or not swept][:MOST_NAMED]
+
+
+def _results_with_note(shown: Sequence[Configuration], configurations: Sequence[Configuration]) -> Table:
+    hidden = len(configurations) - len(shown)
+    note = "Medians of runs that did not fail; in sentences, parentheses hold 95 % intervals."
+    return replace(results(shown, True), note=note + (f" {hidden} more configurations are listed below." if hidden else ""))
+
+
+def _title(sweeps: Sweeps) -> str:
+    swept = [f"the {AXES[axis]}" for axis, found in sweeps.items() if found]
+    return f"What {' and '.join(swept)} {'do' if len(swept) > 1 else 'does'}" if swept else "Runs compared"
+
+
+def _subtitle(configurations: Sequence[Configuration], problems: Sequence[Problem]) -> str:
+    outcomes = Counter(run.result.outcome for each in configurations for run in each.runs)
+    failed = sum(outcomes[outcome] for outcome in FAILED_OUTCOMES)
+    parts = [f"{outcomes['trained']} trained"] if outcomes["trained"] else []
+    parts += [f"{outcomes['learning']} still learning when they ended"] if outcomes["learning"] else []
+    ways = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in FAILED_OUTCOMES if outcomes[outcome])
+    parts += [f"{failed} failed ({ways})"] if failed else ["none failed"]
+    text = f"{count_of(outcomes.total(), 'run')} of {count_of(len(configurations), 'configuration')}: {', '.join(parts)}."
+    return text + (f" {count_of(len(problems), 'folder')} could not be counted; see the end." if problems else "")
+
+
+def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
+    """Figures, sentences and a table for the main sweep; the others are lines in the figures, and sentences."""
+    main, *others = sweeps
+    drawings = draw_sweep(main.axis, sweeps, palette)
+    caption = f"Every run that has a value is a dot, the line joins medians; shares with 95 % intervals. {_at_fixed(sweeps)}"
+    blocks: list[Block] = [Figures(drawings, caption), Bullets(section_sentences(main)), levels(main)]
+    if summary := best_of_other_sweeps(sweeps):
+        blocks.append(Text(summary))
+    blocks += [Bullets(section_sentences(sweep), f"With {sweep.fixed}") for sweep in others]
+    return Section(main.axis, main.label.capitalize(), blocks)
+
+
+def _at_fixed(sweeps: Sequence[Sweep]) -> str:
+    fixed = sorted({sweep.fixed for sweep in sweeps})
+    return f"All at {fixed[0]}." if len(fixed) == 1 else f"The sentences below are about {sweeps[0].fixed}."
+
+
+def _failures(configurations: Sequence[Configuration], palette: Palette) -> list[Section]:
+    concerned = [each for each in configurations if each.failed]
+    if not concerned:
         return []
-    blocks: list[Block] = [Heading(2, heading)]
-    comparisons = compare_ladders(ladders)
-    draw = draw_learning_rates if key == "lr" else draw_batch_sizes
-    name = "learning_rates" if key == "lr" else "batch_sizes"
-    for index, ladder in enumerate(ladders):
-        blocks += [draw(ladder, palette, _numbered(name, index)), *ladder_findings(ladder, comparisons)]
-    blocks.insert(1, Paragraph(_power(comparisons)))
-    return blocks
-
-
-def _power(comparisons: Sequence[Comparison]) -> str:
-    """What the tests of a section can show, with as many seeds as there are."""
-    tested = sum(each.p is not None for each in comparisons)
-    if not tested:
-        return "Nothing is tested: that takes two trained runs of two configurations."
-    said = (
-        "In brackets: 95 % intervals, each by itself and uncorrected. Verdicts: “differs” where p, corrected by Holm's method "
-        f"for the {_count(tested, 'test')} of this section, is below 0.05; else “no difference seen”, which does not say that "
-        "there is none, and stands beside some intervals that exclude it, because the verdict is corrected and they are not. "
-        "“Times”: a ratio of geometric means; the means themselves are arithmetic."
-    )
-    sizes = sorted(
-        {each.difference.n[0] for each in comparisons if each.p is not None and each.difference and len(each.difference.n) == 1}
-    )
-    powers = [f"{detectable_shift(n - 1) / math.sqrt(n):.1f} sd with {n} pairs" for n in sorted({*sizes[:1], *sizes[-1:]})]
-    if powers:
-        said += (
-            " A paired test at the 5 % level sees a difference with 80 % probability only from this size on, in sd of the "
-            f"pairs' differences: {', '.join(powers)}; the correction asks for more."
+    whole = len(configurations) - len(concerned)
+    caption = "Runs still training, by configuration." + (f" The other {whole} lost no run." if whole else "")
+    return [
+        Section(
+            "failures",
+            "When runs fail",
+            [Columns([Figures([draw_survival(concerned, palette)], caption), failed_runs(concerned)])],
         )
-    return said
-
-
-def _provenance(configurations: Sequence[Configuration]) -> Table:
-    runs = _runs(configurations)
-    started = sorted(run.started for run in runs)
-    seeds = [f"{each.name}: {', '.join(str(run.seed) for run in each.runs)}" for each in configurations]
-    rows: list[tuple[str, tuple[str, ...]]] = [
-        ("runs started", (started[0], *([started[-1]] if len(started) > 1 else []))),
-        ("seeds", tuple(seeds)),
     ]
-    for key in sorted(set(chain.from_iterable(run.provenance for run in runs))):
-        values = sorted({run.provenance.get(key, "not recorded") for run in runs})
-        rows.append((key, tuple(values)))
-    return Table(["what", "value"], rows)
 
 
-def _runs(configurations: Sequence[Configuration]) -> list[Run]:
-    return [run for configuration in configurations for run in configuration.runs]
+def _accuracies(configurations: Sequence[Configuration], palette: Palette) -> list[Section]:
+    if not any(TEST_ACCURACY.values(each) for each in configurations):
+        return []
+    figure = Figures(
+        [draw_accuracies(configurations, palette)], "Every run that did not fail, on the training and on the test images."
+    )
+    return [Section("accuracy", "Train and test accuracy", [figure])]
+
+
+def _published(configurations: Sequence[Configuration]) -> list[Section]:
+    rows = published_rows(configurations)
+    note = (
+        'Published: one unseeded run of each configuration, in an unpublished course notebook ("Assignment 2", January 2025).'
+    )
+    table = Table(("configuration", "figure", "published", "median here", "the published value ranks"), rows, 2, note)
+    return [Section("published", "Beside the published runs", [table], True)] if rows else []
+
+
+def _problems(problems: Sequence[Problem]) -> list[Section]:
+    rows = [str(problem) for problem in problems]
+    return [Section("problems", "What could not be counted", [Bullets(rows)])] if rows else []

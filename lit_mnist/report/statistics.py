@@ -1,147 +1,137 @@
-"""The statistics of a few seeds: means, intervals, comparisons, and what so few runs can show at all."""
+"""Medians, intervals and tests, on plain sequences of numbers. All intervals are at 95 %."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from statistics import fmean, stdev
+from typing import NamedTuple
 
-from scipy import special
+import numpy as np
+from scipy import stats
 
-LEVEL = 0.95  # of every interval
-ALPHA = 1 - LEVEL
-POWER = 0.8  # the usual meaning of "would be seen"
+CONFIDENCE = 0.95
+EXACT_UP_TO = 300  # runs; a test that is exact takes seconds with more
 
 
-@dataclass(frozen=True)
-class Interval:
-    """The bounds of an interval at `LEVEL`."""
+class Spread(NamedTuple):
+    """First quartile, median and third quartile."""
 
     low: float
+    median: float
     high: float
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Some values in short; the standard deviation (n - 1 in the denominator) is None for fewer than two."""
-
-    n: int
-    mean: float
-    sd: float | None
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far the values of one sample lie above those of another.
+class Effect:
+    """Difference of two means with its interval; a ratio if the means are of logarithms.
 
     Attributes:
-        estimate: Mean difference.
-        interval: t interval of the mean difference.
-        p: Two-sided; None where nothing scatters, for there is no t then.
-        test: "paired t" or "Welch t".
-        n: Pairs, or the sizes of the two samples.
-        detectable: Least true difference that this test would have called one with probability `POWER`, given the scatter seen.
+        value: Second minus first, or second over first.
+        low, high: Welch's t interval; NaN where a sample has fewer than two values.
+        ratio: True if all three are ratios.
     """
 
-    estimate: float
-    interval: Interval
-    p: float | None
-    test: str
-    n: tuple[int, ...]
-    detectable: float
+    value: float
+    low: float
+    high: float
+    ratio: bool
+
+    @property
+    def direction(self) -> int:
+        """1 or -1 if the whole interval lies above or below no difference, else 0."""
+        same = 1.0 if self.ratio else 0.0
+        return int(self.low > same) - int(self.high < same)
+
+    @property
+    def known(self) -> bool:
+        """Tells if there is an interval at all."""
+        return not math.isnan(self.low)
+
+    @property
+    def reverse(self) -> "Effect":
+        """First against second."""
+        if self.ratio:
+            return Effect(1 / self.value, 1 / self.high, 1 / self.low, True)
+        return Effect(-self.value, -self.high, -self.low, False)
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """The summary of at least one value."""
-    sd = stdev(values) if len(values) > 1 else None
-    return Summary(len(values), fmean(values), sd, min(values), max(values))
+def spread(values: Sequence[float]) -> Spread:
+    """Computes median and quartiles of at least one value."""
+    return Spread(*map(float, np.quantile(np.asarray(values, dtype=np.float64), (0.25, 0.5, 0.75))))
 
 
-def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Student's t interval of the mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
-    half = _critical(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return Interval(fmean(values) - half, fmean(values) + half)
-
-
-def share_interval(count: int, n: int) -> Interval:
-    """Wilson's interval of a proportion.
-
-    For small n it is nearer to its level than Clopper and Pearson's (Brown, Cai and DasGupta 2001).
-    """
-    z2 = float(special.ndtri(1 - ALPHA / 2)) ** 2
-    middle = (count + z2 / 2) / (n + z2)
-    half = math.sqrt(z2 * (count * (n - count) / n + z2 / 4)) / (n + z2)
-    return Interval(max(0.0, middle - half), min(1.0, middle + half))
-
-
-def share_p(count: int, n: int, other_count: int, other_n: int) -> float:
-    """Fisher's exact test, two-sided: all tables with the same margins that are no likelier than this one."""
-    total = count + other_count
-
-    def ways(first: int) -> int:
-        return math.comb(n, first) * math.comb(other_n, total - first)
-
-    possible = [ways(first) for first in range(max(0, total - other_n), min(n, total) + 1)]
-    return sum(each for each in possible if each <= ways(count)) / sum(possible)
-
-
-def paired_difference(values: Sequence[float], others: Sequence[float], resolution: float = 0) -> Difference:
-    """`values` above `others`, pair by pair; at least two pairs.
+def effect(first: Sequence[float], second: Sequence[float], ratio: bool) -> Effect:
+    """Compares two samples by Welch's t interval, for unequal variances; by their logarithms if a ratio is asked for.
 
     Args:
-        values: One sample, in the order of its partners.
-        others: The other sample.
-        resolution: The step in which a value comes (1 for a number of epochs). Whole steps can agree in all of a few seeds;
-            a scatter below the rounding error (resolution / sqrt(12) for each value) is then not believed.
+        first, second: At least one value each; positive for a ratio.
+        ratio: Compare geometric means by their ratio, as suits losses over orders of magnitude.
     """
-    differences = [value - other for value, other in zip(values, others, strict=True)]
-    sd = max(stdev(differences), resolution * math.sqrt(2 / 12))
-    n = len(differences)
-    return _difference(fmean(differences), sd / math.sqrt(n), n - 1, "paired t", (n,))
+    samples = [np.asarray(values, dtype=np.float64) for values in (first, second)]
+    if ratio:
+        samples = [np.log(np.maximum(values, 1e-12)) for values in samples]  # a loss may round to 0
+    difference = float(samples[1].mean() - samples[0].mean())
+    margin = math.nan
+    if min(map(len, samples)) > 1:
+        a, b = (float(values.var(ddof=1)) / len(values) for values in samples)
+        margin = 0.0
+        if a + b > 0:
+            freedom = (a + b) ** 2 / (a**2 / (len(samples[0]) - 1) + b**2 / (len(samples[1]) - 1))
+            margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(a + b)
+    ends = (difference, difference - margin, difference + margin)
+    if ratio:
+        ends = tuple(math.nan if math.isnan(end) else math.exp(min(max(end, -200), 200)) for end in ends)  # type: ignore[assignment]
+    return Effect(*ends, ratio)
 
 
-def welch_difference(values: Sequence[float], others: Sequence[float], resolution: float = 0) -> Difference:
-    """`values` above `others` as two independent samples of unequal variance, at least two values each."""
-    errors = [max(stdev(sample), resolution / math.sqrt(12)) ** 2 / len(sample) for sample in (values, others)]
-    total = sum(errors)
-    sizes = (len(values), len(others))
-    # Welch-Satterthwaite; where nothing scatters at all, the smaller sample's degrees of freedom
-    df = min(sizes) - 1.0
-    if total > 0:
-        df = total**2 / sum(error**2 / (size - 1) for error, size in zip(errors, sizes, strict=True))
-    return _difference(fmean(values) - fmean(others), math.sqrt(total), df, "Welch t", sizes)
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """Computes Wilson's interval of a share, count of n."""
+    interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
-def _difference(estimate: float, error: float, df: float, test: str, n: tuple[int, ...]) -> Difference:
-    half = _critical(df) * error
-    p = float(2 * special.stdtr(df, -abs(estimate) / error)) if error > 0 else None
-    interval = Interval(estimate - half, estimate + half)
-    return Difference(estimate, interval, p, test, n, detectable_shift(df) * error)
+def trend(failed: Sequence[int], n: Sequence[int]) -> tuple[int, float]:
+    """Tests for a trend of failures over ordered levels (Cochran and Armitage's statistic, scores 0, 1, 2, ...).
 
+    Exact up to `EXACT_UP_TO` runs, where two levels make it Fisher's test; with more by the normal approximation.
 
-@cache
-def detectable_shift(df: float) -> float:
-    """The true mean, in standard errors, at which a two-sided t test at 5 % rejects with probability `POWER`.
+    Args:
+        failed: Failed runs at each level; some, but not all of the runs.
+        n: All runs at each level.
 
-    The square of a noncentral t is a noncentral F, whose upper tail covers both sides.
+    Returns:
+        Direction of the trend (1, 0 or -1) and the two-sided p value: the probability, given all totals, of a statistic
+        that is no more probable than the observed one.
     """
-    return math.sqrt(special.ncfdtrinc(1, df, 1 - POWER, _critical(df) ** 2))
+    levels, sizes, total = np.arange(len(n)), np.asarray(n), sum(failed)
+    observed, share = int(levels @ np.asarray(failed)), total / sizes.sum()
+    excess = observed - share * (levels @ sizes)
+    if sizes.sum() > EXACT_UP_TO:
+        spread_of_levels = levels**2 @ sizes - (levels @ sizes) ** 2 / sizes.sum()
+        z = excess / math.sqrt(share * (1 - share) * spread_of_levels)
+        return int(np.sign(excess)), float(2 * stats.norm.sf(abs(z)))
+    ways = np.zeros((total + 1, total * int(levels[-1]) + 1))  # by failures so far and statistic so far
+    ways[0, 0] = 1
+    for level, size in enumerate(n):
+        longer = np.zeros_like(ways)
+        for more in range(min(size, total) + 1):
+            height, width = ways.shape[0] - more, ways.shape[1] - level * more
+            longer[more:, level * more :] += math.comb(size, more) / 2**size * ways[:height, :width]
+        ways = longer
+    last = ways[total]
+    return int(np.sign(excess)), float(last[last <= last[observed] * (1 + 1e-9)].sum() / last.sum())
 
 
-def _critical(df: float) -> float:
-    """What a t at `df` degrees of freedom exceeds on either side with probability `ALPHA`."""
-    return float(special.stdtrit(df, 1 - ALPHA / 2))
+def survival(lengths: Sequence[float], failed: Sequence[bool]) -> tuple[list[float], list[float]]:
+    """Estimates the share of runs still training after each time at which one failed (Kaplan and Meier).
 
+    Args:
+        lengths: How long each run trained.
+        failed: If it failed then, or ended for another reason.
 
-def holm(ps: Sequence[float]) -> list[float]:
-    """The p values, corrected for their number (Holm 1979): below 0.05 means at most 5 % risk of one false find among all."""
-    corrected = [0.0] * len(ps)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
-        corrected[index] = largest
-    return corrected
+    Returns:
+        Times and shares, beginning with 0 and 1.
+    """
+    ended = [length for length, is_failure in zip(lengths, failed, strict=True) if is_failure]
+    going = [length for length, is_failure in zip(lengths, failed, strict=True) if not is_failure]
+    curve = stats.ecdf(stats.CensoredData(uncensored=ended, right=going)).sf
+    return [0.0, *map(float, curve.quantiles)], [1.0, *map(float, curve.probabilities)]

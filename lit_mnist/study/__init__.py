@@ -2,25 +2,11 @@
 
 import argparse
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_mnist.cli.command import DIVERGED, DONE, FAILED, Parser
+from lit_mnist.cli import DIVERGED, DONE, FAILED, Parser
 from lit_mnist.record.configs import SHIPPED
-from lit_mnist.study import ending
-from lit_mnist.study.conduct import conduct
-from lit_mnist.study.ending import read_ending
-from lit_mnist.study.grid import parse_grid
-from lit_mnist.study.plan import (
-    parse_seeds,
-    plan_configurations,
-    plan_runs,
-    refuse_other_settings,
-    write_configs,
-)
-from lit_mnist.study.results_table import results_table
-from lit_mnist.study.settings import parse_options
 
 __all__ = ["main"]
 
@@ -29,13 +15,13 @@ BASE_OF_A_GRID = "lr0.1"
 
 
 def parser() -> Parser:
-    """The command line; what it does not know goes to `fit`."""
+    """Makes the parser; options that it does not know go to `fit`."""
     parser = Parser(
         prog="python -m lit_mnist study",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s [options] [options of fit, for all runs]",
-        description="Trains each configuration with several seeds, one run per core at a time.\n"
+        description="Trains each configuration with several seeds, one run per core at a time, and writes a report.\n"
         "The same command again continues: finished runs are skipped, failed ones tried again.",
         epilog="example: lit_mnist study --grid model.lr=0.01,0.1,1 --grid data.batch_size=8,32 --seeds 5\n"
         "exit codes: 0 all runs done, 3 a run diverged, 1 a run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM",
@@ -51,7 +37,7 @@ def parser() -> Parser:
         "dry_run": "write the config files, print the command line of each run, start none",
         "yes": f"start even more than {MOST_RUNS} runs",
     }
-    parser.add_argument("--configs", nargs="+", metavar="CONFIG", help=helps["configs"])
+    parser.add_argument("--configs", nargs="+", action="extend", metavar="CONFIG", help=helps["configs"])
     parser.add_argument("--seeds", default="3", metavar="N|A,B", help=helps["seeds"])
     parser.add_argument("--grid", action="append", default=[], metavar="OPTION=A,B", help=helps["grid"])
     parser.add_argument("--out", type=Path, default=Path("logs/study"), metavar="DIR", help=helps["out"])
@@ -63,37 +49,46 @@ def parser() -> Parser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; gives its exit code, DONE, DIVERGED, FAILED or 128 + the signal that stopped it.
+    """Runs the command; returns DONE, DIVERGED or FAILED.
 
     Raises:
-        ValueError: The command line or a config is wrong, or the folder holds runs of other settings.
-            Nothing was started.
+        ValueError: The command line or a config is wrong, or the folder holds runs of other settings. Nothing was written.
+        Stopped: A signal came; all runs have been stopped.
     """
     options, fit_options = parser().parse_known_args(arguments)
+    from lit_mnist.study import plan
+    from lit_mnist.study.execute import check, conduct
+    from lit_mnist.study.progress import FAILED as FAILED_RUN
+    from lit_mnist.study.progress import read_status, results_table
+
     if options.workers is not None and (options.workers < 1 or options.scheduler):
         raise ValueError("--workers: at least 1, and not with --scheduler, whose cluster has its own.")
-    grid, seeds = parse_grid(options.grid), parse_seeds(options.seeds)
+    grid, seeds = plan.parse_grid(options.grid), plan.parse_seeds(options.seeds)
     configs = options.configs or ([BASE_OF_A_GRID] if grid else SHIPPED)
     count = len(configs) * math.prod(map(len, grid.values())) * len(seeds)
     if count > MOST_RUNS and not options.yes:
         raise ValueError(f"That would be {count:,} runs: confirm with --yes, or give fewer values or seeds.")
-    fit_settings = parse_options(fit_options)
-    configurations = plan_configurations(configs, grid, fit_settings, keep_names=bool(options.configs))
-    runs = plan_runs(configurations, seeds, options.out)
-    refuse_other_settings(configurations, options.out)
-
-    endings = {run: known for run in runs if (known := read_ending(run.folder))}
-    unfinished = [run for run in runs if run not in endings]
+    for_all = plan.parse_options(fit_options)
+    study = plan.plan_study(configs, grid, for_all, seeds, options.out, keep_names=bool(options.configs))
+    try:
+        plan.refuse_other_settings(study)
+    except ValueError:
+        check(study, study.runs)  # a mistyped option is the truer reason
+        raise
     if options.dry_run:
-        write_configs(configurations, options.out)
-        print(*(run.line for run in runs), sep="\n")
+        check(study, study.runs)
+        plan.write_configs(study)
+        print(*(run.line for run in study.runs), sep="\n")
         return DONE
-    code = DONE
-    if unfinished:
-        code = conduct(runs, configurations, endings, options.out, options.workers, options.scheduler)
-    if code == DONE:
-        print(results_table({run: endings[run] for run in runs}))
-        print(shlex.join(["python", "-m", "lit_mnist", "report", str(options.out)]), flush=True)
-        outcomes = {known.outcome for known in endings.values()}
-        code = FAILED if ending.FAILED in outcomes else DIVERGED if "diverged" in outcomes else DONE
-    return code
+    statuses = {run: status for run in study.runs if (status := read_status(run.folder))}
+    if len(statuses) < len(study.runs):
+        conduct(study, statuses, options.workers, options.scheduler)
+    if len(statuses) < len(study.runs):
+        return FAILED
+    print(results_table({run: statuses[run] for run in study.runs}), flush=True)
+    if any(status.result for status in statuses.values()):
+        from lit_mnist.report import main as report
+
+        report([str(options.out)])
+    states = {status.state for status in statuses.values()}
+    return FAILED if FAILED_RUN in states else DIVERGED if "diverged" in states else DONE

@@ -1,19 +1,36 @@
-"""The plan of a study: configurations, each with a config file of its own, and runs, each with a folder."""
+"""What a study will run: configurations, each with a config file of its own, and runs, each with a folder."""
 
+import copy
+import itertools
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock
 
-from lit_mnist.record.atomic import write_durably
-from lit_mnist.record.configs import find_config, read_config
-from lit_mnist.study.grid import Grid, point_name, points
-from lit_mnist.study.settings import Settings, difference, merged
+from lit_mnist.record.atomic import write_atomically
+from lit_mnist.record.configs import NOT_YAML, find_config, read_config
+from lit_mnist.record.printable import one_line
 
-MOST_SEEDS = 2**32  # seeds are below it, as numpy and Lightning want them
+Settings = dict[str, Any]  # nested by the dots of the option: {"model": {"lr": 0.1}}
+Grid = dict[str, list[Any]]  # dotted options with their values: {"model.lr": [0.01, 0.1]}
+
+MOST_SEEDS = 2**32  # seeds lie below it, as numpy requires
+LONGEST_NAME = 200  # bytes; file systems take 255, of which the config file's suffix is a part
+OPTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+RESERVED = {
+    "config": "name config files with --configs",
+    "run_dir": "name the study's folder with --out",
+    "seed_everything": "name seeds with --seeds",
+    "threads": "a run has one thread, so that each core trains a run of its own",
+    "name": "a configuration is named after its file and its grid values",
+    "ckpt_path": "a run continues from its own checkpoint",
+    "print_config": "look at the written config files, or use --dry-run",
+}
 
 
 @dataclass(frozen=True)
@@ -22,120 +39,263 @@ class Configuration:
 
     name: str
     settings: Settings
-    text: str  # of its config file
+    text: str  # content of its config file
 
     def file(self, out: Path) -> Path:
-        """Its config file in the study's folder; `fit` names a run after it."""
+        """Path of its config file in the study's folder; `fit` names a run after it."""
         return out / self.name / f"{self.name}.yaml"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training: a configuration, a seed, and the folder that records it."""
+class RunSpec:
+    """One run to be trained: a configuration, a seed, and the folder that records it."""
 
-    name: str
+    name: str  # printable, as the folder is: `plan_study` refuses others
     seed: int
     out: Path
 
     @property
     def folder(self) -> Path:
+        """Path of the run folder."""
         return self.out / self.name / f"seed_{self.seed}"
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `python -m lit_mnist`."""
+        """Everything after `python -m lit_mnist`."""
         config = self.out / self.name / f"{self.name}.yaml"
         run = ["--run_dir", str(self.folder), "--seed_everything", str(self.seed), "--threads", "1"]
         return ["fit", "--config", str(config), *run]
 
     @property
     def line(self) -> str:
-        """The command line for a shell."""
+        """Command line for a shell."""
         return shlex.join(["python", "-m", "lit_mnist", *self.arguments])
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"
 
 
-def parse_seeds(text: str) -> Sequence[int]:
-    """The seeds that "5" (1 to 5) or "1,2,3" (these; "7," is 7 alone) stands for."""
+@dataclass(frozen=True)
+class Study:
+    """Configurations and runs, in the order in which they are listed, and the folder that holds them."""
+
+    out: Path
+    configurations: list[Configuration]
+    runs: list[RunSpec]
+
+
+def parse_values(text: str) -> list[Any]:
+    """Parses values separated by commas, each a number, true, false, null, text, or a [list] or {dict} in YAML.
+
+    Numbers, words and times keep the meaning they have in Python: YAML would read 1e-3 as text, `on` as true, 00:10:00 as 600.
+
+    Raises:
+        ValueError: A value is missing, or a bracket.
+    """
     try:
-        seeds: Sequence[int]
-        if "," in text:
-            seeds = [int(seed) for seed in text.removesuffix(",").split(",")]
+        values = yaml.load(f"[{text}]", Loader=yaml.BaseLoader)
+    except NOT_YAML:
+        raise ValueError(f"{text!r} is not a list of values in YAML: look for a missing value, bracket or quote.") from None
+    return [_typed(value) for value in values]
+
+
+def _typed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_typed(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _typed(each) for key, each in value.items()}
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            pass
+    return {"true": True, "false": False, "null": None}.get(value, value)
+
+
+def check_option(option: str) -> None:
+    """Raises ValueError if `option` cannot be one of `fit`, or is one that the study sets itself."""
+    if not OPTION.fullmatch(option):
+        raise ValueError(f"{option!r} is not an option of fit: write it like model.lr.")
+    if option in RESERVED:
+        raise ValueError(f"The study sets {option} itself: {RESERVED[option]}.")
+
+
+def parse_options(arguments: Sequence[str]) -> Settings:
+    """Parses options for every run, `--model.lr 0.1` or `--model.lr=0.1`, as {"model.lr": 0.1}.
+
+    Raises:
+        ValueError: An argument is not an option, has no value, or is one that the study sets itself.
+    """
+    options: Settings = {}
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            raise ValueError(f"{argument!r} belongs to no option (see python -m lit_mnist study --help).")
+        name, equals, text = argument[2:].partition("=")
+        check_option(name)
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ValueError(f"--{name} needs a value.")
+            text = rest.pop(0)
+        options[name] = parse_values(text)[0] if text.startswith(("[", "{")) else _typed(text)
+    return options
+
+
+def parse_grid(axes: Sequence[str]) -> Grid:
+    """Parses arguments like "model.lr=0.01,0.1", in their order.
+
+    Raises:
+        ValueError: An axis has no values or is named twice, or its option is not one for a study.
+    """
+    grid: Grid = {}
+    for axis in axes:
+        option, equals, text = axis.removeprefix("--").partition("=")
+        try:
+            check_option(option)
+            values = parse_values(text) if equals else []
+        except ValueError as mistake:
+            raise ValueError(f"--grid {axis}: {mistake}") from None
+        if not values or "" in values:
+            raise ValueError(f"--grid {axis}: write an option and its values, like model.lr=0.01,0.1.")
+        if option in grid:
+            raise ValueError(f"--grid names {option} twice: put all its values after one equals sign.")
+        grid[option] = values
+    return grid
+
+
+def parse_seeds(text: str) -> Sequence[int]:
+    """Parses "5", which means 1 to 5, or "1,2,3", which means these; "7," is 7 alone. Raises ValueError if it is neither."""
+    try:
+        if "," not in text:
+            seeds: Sequence[int] = range(1, min(int(text) + 1, MOST_SEEDS))
         else:
-            seeds = range(1, min(int(text) + 1, MOST_SEEDS))
+            seeds = [int(seed) for seed in text.removesuffix(",").split(",")]
+            if len(set(seeds)) < len(seeds) or not all(0 <= seed < MOST_SEEDS for seed in seeds):
+                raise ValueError
     except ValueError:
-        hint = "write a number of seeds, like 5, or a list of them, like 1,2,3"
-        raise ValueError(f"--seeds {text}: {hint}.") from None
+        seeds = ()
     if not seeds:
-        raise ValueError(f"--seeds {text}: a study needs at least one seed.")
-    if "," in text and not (min(seeds) >= 0 and max(seeds) < MOST_SEEDS):
-        raise ValueError(f"--seeds {text}: a seed lies between 0 and {MOST_SEEDS - 1}.")
-    if "," in text and len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds {text}: a seed stands there twice, which would be the same run twice.")
+        hint = f"write a number of seeds, like 5, or a list of different ones between 0 and {MOST_SEEDS - 1}, like 1,2,3"
+        raise ValueError(f"--seeds {text}: {hint}.")
     return seeds
 
 
-def plan_configurations(configs: Sequence[str], grid: Grid, options: Settings, keep_names: bool) -> list[Configuration]:
-    """Each config at each point of the grid, with the options for all.
+def point_name(point: Settings) -> str:
+    """Names a point of a grid like the shipped configurations: {"model.lr": 0.1, "data.batch_size": 8} is "lr0.1-batch8"."""
+    names = []
+    for option, value in point.items():
+        label = option.rpartition(".")[2].removesuffix("_size")
+        number = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+        names.append(label + re.sub(r"[^A-Za-z0-9.-]+", "_", number.replace("+", "")))
+    return "-".join(names)
+
+
+def merged(settings: Settings, options: Settings) -> Settings:
+    """Returns a copy of `settings` with each dotted option in its nested place."""
+    result = copy.deepcopy(settings)
+    for option, value in options.items():
+        *path, name = option.split(".")
+        inner = result
+        for key in path:
+            if inner.get(key) is None:
+                inner[key] = {}
+            inner = inner[key]
+            if not isinstance(inner, dict):
+                raise ValueError(f"--{option}: the config says {key}: {inner!r}, which has no settings of its own.")
+        inner[name] = value
+    return result
+
+
+def difference(old: Settings, new: Settings) -> str:
+    """Names the first setting in which two configs differ, with both values; "" if there is none."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    for option in sorted(before.keys() | after.keys(), key=str):
+        left, right = (repr(side[option]) if option in side else "unset" for side in (before, after))
+        if left != right:
+            return f"{option} was {left} and is now {right}"
+    return ""
+
+
+def _flat(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def plan_study(
+    configs: Sequence[str], grid: Grid, options: Settings, seeds: Sequence[int], out: Path, keep_names: bool
+) -> Study:
+    """Plans each config at each point of the grid with each seed, configuration by configuration. Writes nothing.
 
     Args:
-        configs: Paths or names of shipped configs.
-        grid: Options with their values.
-        options: Dotted options that apply to every configuration; a grid may not name them.
-        keep_names: Whether a grid point's name starts with the config's.
+        configs: Paths, or names of shipped configs.
+        grid: Options with their values; all combinations are run, the last option fastest.
+        options: Dotted options for all runs; none of them may be in the grid.
+        seeds: One run each.
+        out: Folder of the study.
+        keep_names: True if the name of a grid point begins with the config's.
 
     Raises:
-        ValueError: A config is not there or unreadable, two get one name, or an option is also in the grid.
+        ValueError: A config cannot be read or trained, two have one name, or an option is also in the grid.
     """
-    for option in options:
-        if option in grid:
-            raise ValueError(f"{option} is both in the grid and an option for all runs: keep one.")
+    if twice := sorted(grid.keys() & options.keys()):
+        raise ValueError(f"{twice[0]} is both in the grid and an option for all runs: keep one.")
     configurations: dict[str, Configuration] = {}
     for config in configs:
         file = find_config(config)
-        base = read_config(file)
-        for point in points(grid):
-            changes = {**options, **point}
-            settings = merged(base, changes)
+        base, text = read_config(file), file.read_text(encoding="utf-8")
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values, strict=True))
             name = "-".join(part for part in (file.stem if keep_names or not point else "", point_name(point)) if part)
-            text = file.read_text(encoding="utf-8")
-            if changes:
-                text = f"# {file.stem} with {', '.join(f'{key} {value}' for key, value in changes.items())}\n"
-                text += yaml.safe_dump(settings, sort_keys=False)
+            configuration = _configuration(name, base, text, {**options, **point})
             if name in configurations:
                 raise ValueError(f"Two configurations would be called {name}: rename a file or drop a grid value.")
-            configurations[name] = Configuration(name, settings, text)
-    return list(configurations.values())
+            configurations[name] = configuration
+    _check_name(str(out))
+    runs = [RunSpec(name, seed, out) for name in configurations for seed in seeds]
+    return Study(out, list(configurations.values()), runs)
 
 
-def plan_runs(configurations: Sequence[Configuration], seeds: Sequence[int], out: Path) -> list[Run]:
-    """The runs, in the order of the results table: configuration by configuration, seed by seed."""
-    return [Run(configuration.name, seed, out) for configuration in configurations for seed in seeds]
+def _configuration(name: str, base: Settings, text: str, changes: Settings) -> Configuration:
+    _check_name(name)
+    if len(name.encode()) > LONGEST_NAME or name in (".", ".."):
+        raise ValueError(f"{name[:60]}... cannot name a folder: give long values in a config file, with --configs.")
+    settings = merged(base, changes)
+    trainer = settings.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("fast_dev_run"):
+        raise ValueError(f"{name}: trainer.fast_dev_run: such a run leaves no record; drop it.")
+    if isinstance(trainer, dict) and trainer.get("max_epochs") == -1 and trainer.get("max_steps") in (None, -1):
+        raise ValueError(f"{name}: trainer.max_epochs -1: without trainer.max_steps such a run never ends.")
+    if changes:
+        text = f"# {', '.join(f'{key} {value}' for key, value in changes.items())}\n{yaml.safe_dump(settings, sort_keys=False)}"
+    return Configuration(name, settings, text)
 
 
-def refuse_other_settings(configurations: Sequence[Configuration], out: Path) -> None:
-    """Raises ValueError when the study's folder has runs of the same name with other settings."""
-    for configuration in configurations:
-        file = configuration.file(out)
-        if not file.exists():
-            continue
-        change = difference(read_config(file), configuration.settings)
-        if change:
-            raise ValueError(f"{file.parent} holds runs of other settings ({change}): choose another --out.")
+def _check_name(name: str) -> None:
+    if one_line(name) != name:
+        raise ValueError(f"{one_line(name)} cannot be written as a line of text: rename it.")
 
 
-def write_configs(configurations: Sequence[Configuration], out: Path) -> None:
+def refuse_other_settings(study: Study) -> None:
+    """Raises ValueError if the study's folder has runs of the same name with other settings."""
+    for configuration in study.configurations:
+        file = configuration.file(study.out)
+        if file.exists() and (change := difference(read_config(file), configuration.settings)):
+            raise ValueError(f"{file.parent} holds runs of other settings ({one_line(change)}): choose another --out.")
+
+
+def write_configs(study: Study) -> None:
     """Writes each configuration's file, unless it is there.
 
     Raises:
-        ValueError: As `refuse_other_settings`; another study may have been started in the meantime. Nothing was written.
+        ValueError: As `refuse_other_settings`, if another study began in the meantime. Nothing was written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / ".lock"):  # of two studies started at once, the second sees all that the first wrote
-        refuse_other_settings(configurations, out)
-        for configuration in configurations:
-            file = configuration.file(out)
-            if not file.exists():
-                write_durably(file, configuration.text.encode())
+    study.out.mkdir(parents=True, exist_ok=True)
+    with FileLock(study.out / ".lock"):  # of two studies started at once, the second sees all that the first wrote
+        refuse_other_settings(study)
+        for configuration in study.configurations:
+            if not (file := configuration.file(study.out)).exists():
+                write_atomically(file, configuration.text.encode())

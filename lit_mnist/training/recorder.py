@@ -206,6 +206,10 @@ class Recorder(Checkpoint):
         if all(weights.isfinite().all() for weights in pl_module.state_dict().values()):
             trainer.save_checkpoint(self.folder.checkpoint_path(trainer.global_step))
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if self.events and not isinstance(exception, Diverged):  # the end of a diverged run is still to be recorded
+            self.events.close()
+
     def _write_points(self, epoch: int, with_blocks: bool = True) -> None:
         """Writes the points of an epoch, 0-based, to the event file."""
         assert self.events is not None

@@ -58,11 +58,11 @@ class RunOptions:
     trains_for_real: bool  # false: fast_dev_run, of which nothing is kept
 
 
-def train(options: RunOptions) -> Result | None:
+def train(options: RunOptions) -> tuple[Path, Result] | None:
     """Trains the run, or resumes it, and writes its record.
 
     Returns:
-        The result; None from the other processes of a run, and from a trial run that keeps no record.
+        The run folder and the result; None in the other processes of a run, and for a trial run that keeps no record.
 
     Raises:
         ValueError: The run cannot be what was asked for; nothing is left behind that was not there before.
@@ -75,7 +75,8 @@ def train(options: RunOptions) -> Result | None:
             return None
         asked = options.name, options.config, options.run_dir, options.ckpt_path
         path, start = in_first(lambda: claim(*asked, leaving), options.devices)
-        return _run(options, RunFolder(Path(path)), start and Path(start))
+        result = _run(options, RunFolder(Path(path)), start and Path(start))
+        return (Path(path), result) if result is not None else None
 
 
 @contextmanager
@@ -124,7 +125,7 @@ def _run(options: RunOptions, folder: RunFolder, start: Path | None) -> Result |
             checkpoints.start = read_start(start, trainer, model, recorder)
         if first:
             folder.write_config(options.config)
-            print(f"the record of this run: {folder.path}   (tensorboard --logdir {folder.path.parent})", flush=True)
+            print(f"the record of this run: {folder.path}", flush=True)
         diverged = _fit(trainer, model, data, start)
         folder.check_in_place()
         return finish(options.name, options.command, trainer, model, data, recorder, diverged)

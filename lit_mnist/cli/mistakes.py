@@ -1,0 +1,106 @@
+"""Mistakes on the command line of fit, validate and test: one sentence each, with what to type instead."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+PLAIN_SGD = "training is plain SGD, and nothing changes its steps; use LitMLP with your own Trainer for that"
+# Options of the Trainer that `fit` refuses, each with the reason.
+REFUSED = {
+    "gradient_clip_val": PLAIN_SGD,
+    "gradient_clip_algorithm": PLAIN_SGD,
+    "accumulate_grad_batches": PLAIN_SGD,
+    "reload_dataloaders_every_n_epochs": "the images are in memory, and each epoch has an order of its own; leave it out",
+    "overfit_batches": "use --data.train_size to train on a few images",
+    "max_time": "the result of a run must not depend on the clock; use --trainer.max_epochs",
+    "default_root_dir": "use --run_dir",
+    "enable_checkpointing": "a checkpoint is saved at the end of every epoch; leave it out",
+    "barebones": "the record of a run is kept; leave it out",
+}
+# What people type -> the option that does it, or a sentence that begins with a space.
+MEANT = {
+    "epochs": "trainer.max_epochs",
+    "max-epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps",
+    "learning_rate": "model.lr",
+    "hidden_size": "model.hidden",
+    "layers": "model.hidden",
+    "batch": "data.batch_size",
+    "bs": "data.batch_size",
+    "seed": "seed_everything",
+    "gpus": "trainer.devices",
+    "trainer.gpus": "trainer.devices",
+    "num_processes": "trainer.devices",
+    "trainer.num_processes": "trainer.devices",
+    "trainer.tpu_cores": "trainer.devices",
+    "trainer.resume_from_checkpoint": "ckpt_path",
+    "trainer.checkpoint_callback": "trainer.callbacks",
+    "trainer.progress_bar_refresh_rate": "trainer.enable_progress_bar",
+    "trainer.weights_save_path": "run_dir",
+    "trainer.auto_lr_find": " use Lightning's Tuner with LitMLP in Python.",
+    "trainer.auto_scale_batch_size": " use Lightning's Tuner with LitMLP in Python.",
+    "resume": "ckpt_path",
+    "checkpoint": "ckpt_path",
+    "ckpt": "ckpt_path",
+    "out": "run_dir",
+    "output": "run_dir",
+    "device": "trainer.accelerator",
+    "dropout": " the network has none; add it to MLP in lit_mnist/mlp.py.",
+    "activation": " the network has ReLU; another one goes into MLP in lit_mnist/mlp.py.",
+    "model.activation": " the network has ReLU; another one goes into MLP in lit_mnist/mlp.py.",
+    "optimizer": " training is plain SGD; for another optimizer, override configure_optimizers of LitMLP in Python.",
+    "momentum": " training is plain SGD; for another optimizer, override configure_optimizers of LitMLP in Python.",
+    "weight_decay": " training is plain SGD; for another optimizer, override configure_optimizers of LitMLP in Python.",
+    "lr_scheduler": " training is plain SGD; for a schedule, override configure_optimizers of LitMLP in Python.",
+    "model.engine": "engine",
+    "data.steps_per_block": "steps_per_block",
+    "checkpoint_seconds": " a checkpoint is saved at the end of every epoch; leave it out.",
+}
+
+
+def one_sentence(message: str, names: Iterable[str]) -> str:
+    """Shortens what jsonargparse says over many lines: the option, what it takes, what it got, or which one was meant.
+
+    Args:
+        message: What the parser says.
+        names: All its options, such as `model.lr`.
+    """
+    text = " ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).split())
+    text = text.replace("typing.", "").replace("NoneType", "null")
+    for name, reason in REFUSED.items():
+        if re.search(rf"\btrainer\.{name}\b", text):
+            return f"--trainer.{name}: {reason}."
+    if missing := re.search(r"Requirement '([\w-]+)", text):
+        return f"this needs a package that is not installed: pip install {missing[1]}."
+    if not_a_class := re.search(r"path but (\S+) either not accessible or invalid", text):
+        option = re.match(r'Parser key "([^"]+)"', text)
+        name = f"--{option[1]} " if option else ""
+        return f"{name}{not_a_class[1]}: there is no such class; write its name with its module, such as my_package.MyCallback."
+    unknown = re.match(r"[Uu]nrecognized arguments: --?([\w.-]+)|.*[Oo]ption ['\"]([\w.-]+)['\"] is not accepted", text)
+    if unknown:
+        name = unknown[1] or unknown[2]
+        return f"there is no option --{name};{nearest(name, names)}"
+    option = re.match(r'Parser key "([^"]+)": ?', text)
+    name, text = (f"--{option[1]}: ", text[option.end() :]) if option else ("", text)
+    expected = list(dict.fromkeys(re.findall(r"[Ee]xpected an? ([\w\[\]', ]+?)(?:\.| - | Given|$)", text)))
+    value = re.search(r"(?:Given|Got) value: (.*)$", text)
+    if value and (made := re.match(r"Namespace\(class_path='(?:\w+\.)*(\w+)', init_args=Namespace\((\w+)=None", value[1])):
+        return f"{name}{made[1]} needs options of its own; add --{option[1] if option else ''}.{made[2]}."
+    if option and option[1] == "model.hidden":
+        text = "write the widths of the layers as 512,256."
+    elif expected and value:
+        text = f"expected {' or '.join(expected)}, not {value[1]}."
+    return (name + text).rstrip(".") + "."
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Says in the rest of a sentence which option was meant by a mistyped or shortened one."""
+    meant = MEANT.get(name, MEANT.get(name.rpartition(".")[2], ""))
+    if meant.startswith(" "):
+        return meant
+    by_end = {known.rpartition(".")[2]: known for known in names}
+    close = difflib.get_close_matches(name, by_end.values(), 1) or [
+        by_end[end] for end in difflib.get_close_matches(name.rpartition(".")[2], by_end, 1)
+    ]
+    found = meant or by_end.get(name) or (close[0] if close else "")
+    return f" did you mean --{found}?" if found else " see --help for those that exist."

@@ -1,0 +1,145 @@
+"""Image files of any format and mode -> grey levels."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Grey = NDArray[np.float32]  # (H, W), 0 .. 1
+
+WORKING_SIDE = 1024  # pixels; larger pictures are reduced to this first
+UNSAFE = frozenset({"EPS"})  # Pillow runs another program, Ghostscript, to decode these
+
+
+def list_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files themselves, and those in folders and their subfolders, sorted; hidden ones are passed over.
+
+    A folder that cannot be listed comes out as it is: reading it fails, and says why.
+    """
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        unlisted: list[OSError] = []
+        for folder, subfolders, names in os.walk(path, onerror=unlisted.append):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        yield from (Path(fault.filename) for fault in unlisted)
+
+
+def read(path: Path) -> tuple[Image.Image, int]:
+    """Decodes an image file of any format and mode that Pillow decodes by itself.
+
+    Returns:
+        The picture, upright according to its EXIF orientation, of an animation the first frame; and the number of frames.
+
+    Raises:
+        ValueError: Missing, not a file, empty, not an image, damaged, or above 89 million pixels, which Pillow does not
+            consider safe to decode. The reason alone: the caller names the file.
+    """
+    try:
+        if not path.exists():
+            raise ValueError("there is no such file or folder.")
+        if not path.is_file():
+            raise ValueError("the folder cannot be listed." if path.is_dir() else "neither a file nor a folder.")
+        if path.stat().st_size == 0:
+            raise ValueError("the file is empty.")
+    except PermissionError:
+        raise ValueError("no permission to read it.") from None
+    try:
+        Image.init()
+        formats = [name for name in Image.OPEN if name not in UNSAFE]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # oddities in metadata do not concern the picture
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=formats) as image:
+                frames = int(getattr(image, "n_frames", 1))
+                image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # decodes a large JPEG at a fraction of its size
+                image.load()
+                return ImageOps.exif_transpose(image), frames
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError("too many pixels to decode safely; save it smaller.") from None
+    except PermissionError:
+        raise ValueError("no permission to read it.") from None
+    except UnidentifiedImageError:
+        raise ValueError("not an image, or in a format that cannot be read.") from None
+    except Exception as error:  # damaged files make decoders raise SyntaxError, struct.error, IndexError, ...
+        raise _damaged(error) from None
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Decodes a picture that Pillow has opened, and turns it as its EXIF orientation says.
+
+    Raises:
+        ValueError: It is damaged, or has no pixel. The reason alone.
+    """
+    if 0 in picture.size:
+        raise ValueError("it has no pixel.")
+    try:
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> ValueError:
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return ValueError(f"the image is damaged ({reason}).")
+
+
+def grey(picture: Image.Image) -> Grey:
+    """The luminance of a picture of any mode: (H, W), float32 in [0, 1], the longer side at most 1024 pixels.
+
+    A transparent picture is laid on the median level of its opaque part where most of it is opaque, and else on white or
+    black, whichever its opaque part is further from. 16-bit and 32-bit levels are scaled by the least usual range (of 8, 10,
+    12 or 16 bits; 1, 255 or 65535 for floating point) that holds them.
+
+    Raises:
+        ValueError: A level is not a finite number.
+    """
+    if picture.mode.startswith(("I", "F")):
+        return _reduced(_scaled_by_range(picture))
+    layered = with_alpha(picture)
+    level = _reduced(layered.convert("L")) / np.float32(255)  # red, green and blue weighted as in ITU-R BT.601
+    if not picture.has_transparency_data:
+        return level
+    alpha = _reduced(layered.getchannel("A")) / np.float32(255)
+    opaque = level[alpha > 0.5]
+    backdrop = 0.0 if opaque.size and opaque.mean() > 0.5 else 1.0
+    if opaque.size > alpha.size / 2:
+        backdrop = float(np.median(opaque))
+    laid: Grey = alpha * level + (1 - alpha) * np.float32(backdrop)
+    return laid
+
+
+def with_alpha(picture: Image.Image) -> Image.Image:
+    """The picture in mode RGBA, from any mode but those of 16 and 32 bits."""
+    if picture.mode in ("La", "RGBa"):  # premultiplied; Pillow goes back one way only
+        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
+    if picture.mode == "LAB":  # its luminance is all that is needed, and Pillow has no conversion without a profile
+        picture = picture.getchannel("L")
+    return picture.convert("RGBA")
+
+
+def _scaled_by_range(picture: Image.Image) -> Image.Image:
+    levels = np.asarray(picture, dtype=np.float64)
+    if not np.isfinite(levels).all():
+        raise ValueError("it holds levels that are not finite numbers.")
+    # what white may be: "F" has no range of its own, and integers hold 8, 10, 12 or 16 bits
+    ranges = (1, 255, 65535) if picture.mode.startswith("F") else (255, 1023, 4095, 65535)
+    largest = np.abs(levels).max()
+    white = next((white for white in ranges if largest <= white), largest)
+    if levels.min() < 0:  # a range on both sides of 0
+        levels = (levels + white) / 2
+    return Image.fromarray((levels / white).astype(np.float32))
+
+
+def _reduced(picture: Image.Image) -> Grey:
+    """The levels of a picture of one channel, in its own units."""
+    scale = min(1.0, WORKING_SIDE / max(picture.size))
+    width, height = (max(1, round(size * scale)) for size in picture.size)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BOX), dtype=np.float32)

@@ -1,0 +1,166 @@
+"""The one renderer: the same content as an HTML page (one file, offline, light and dark) and as Markdown with its figures."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import ClassVar
+
+import jinja2
+from markupsafe import Markup
+
+from lit_mnist.record.printable import one_line
+from lit_mnist.report.drawing import Drawing, colours, inline, paint
+
+MARK = "made by lit_mnist report"  # in every file of a report: what does not hold it is never overwritten
+COMMAND = ["python", "-m", "lit_mnist", "fit"]
+PLAIN_WORD = re.compile(r"[\w@%+=:,./~-]+")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar = "text"
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list, with a heading of its own if it has one."""
+
+    kind: ClassVar = "bullets"
+    items: Sequence[str]
+    heading: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; the first `texts` columns are left-aligned and may wrap, the others hold numbers."""
+
+    kind: ClassVar = "table"
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    texts: int = 1
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Drawings side by side, and a caption for all of them."""
+
+    kind: ClassVar = "figures"
+    drawings: Sequence[Drawing]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Commands to paste; what is not plainly a command of ours is shown as text."""
+
+    kind: ClassVar = "lines"
+    lines: Sequence[str]
+
+    @property
+    def commands(self) -> list[str]:
+        """Lines that may be pasted."""
+        return [line for line in self.lines if is_command(line)]
+
+    @property
+    def others(self) -> list[str]:
+        """Lines that may not."""
+        return [line for line in self.lines if not is_command(line)]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Blocks side by side where there is room."""
+
+    kind: ClassVar = "columns"
+    blocks: Sequence["Block"]
+
+
+Block = Text | Bullets | Table | Figures | Lines | Columns
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading that the list of contents links to; folded until it is opened if it is for few readers."""
+
+    anchor: str
+    title: str
+    blocks: Sequence[Block]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is seen first, and the sections below."""
+
+    title: str
+    subtitle: str
+    lead: Sequence[Block]
+    sections: Sequence[Section] = field(default_factory=tuple)
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """Every figure of the page."""
+        blocks = [*self.lead, *(block for section in self.sections for block in section.blocks)]
+        blocks += [inner for block in blocks if isinstance(block, Columns) for inner in block.blocks]
+        return [drawing for block in blocks if isinstance(block, Figures) for drawing in block.drawings]
+
+
+def is_command(line: str) -> bool:
+    """Tells if a line from a record is a `fit` command of plain words, which is safe to paste into a shell."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return False
+    return words[:4] == COMMAND and all(PLAIN_WORD.fullmatch(word) for word in line.split(" "))
+
+
+def render_html(page: Page) -> str:
+    """Writes the page as one HTML file: no script, no request, no text that could become markup."""
+    return _templates().get_template("page.html.j2").render(page=page, colours=colours(), mark=MARK)
+
+
+def render_markdown(page: Page) -> str:
+    """Writes the page as Markdown that names its figures as files in figures/."""
+    return _templates().get_template("report.md.j2").render(page=page, mark=MARK)
+
+
+def figure_files(page: Page) -> dict[str, str]:
+    """Draws each figure of the page for a light and for a dark background, by file name."""
+    themes = {"light": 0, "dark": 1}
+    return {
+        f"{drawing.name}-{theme}.svg": f"<!-- {MARK} -->\n{paint(drawing.svg, which)}"
+        for drawing in page.drawings
+        for theme, which in themes.items()
+    }
+
+
+def markdown_text(text: object) -> Markup:
+    """Escapes text for Markdown: no emphasis, link, formula, table cell or tag can come out of it."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~$@&])", r"\\\1", _printable(str(text)))
+    return Markup(re.sub(r"(?<=\w)(:)(?=//)|(?<=www)(\.)", r"\\\g<0>", escaped))
+
+
+def _printable(text: str) -> str:
+    """Text without what cannot be encoded or seen."""
+    return "".join(each if each.isprintable() else one_line(each) for each in text)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lit_mnist.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: _printable(value) if type(value) is str else value,
+    )
+    environment.filters |= {"md": markdown_text, "inline": lambda drawing: Markup(inline(drawing))}
+    return environment

@@ -1,0 +1,193 @@
+"""Failures explained and branch tests, on small real runs that fail within seconds."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_mnist.datasets.files import load
+from lit_mnist.datasets.loaders import Batch
+from lit_mnist.insight.branches import BranchTest, Effect, branch_test
+from lit_mnist.insight.curvature import Hessian
+from lit_mnist.insight.explain import explain, what_limits, what_prevents, what_showed, when_decided, which_image
+from lit_mnist.insight.failure import Failure, Rerun, explain_failure
+from lit_mnist.insight.replay import failure_index, measure_steps, moved, sgd
+from lit_mnist.mlp import MLP
+
+CHANCE = math.log(10)
+LR = 0.1
+
+
+def cross_entropy(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(module(images), labels)
+
+
+def bits(module: nn.Module) -> list[bytes]:
+    return [parameter.detach().numpy().tobytes() for parameter in module.parameters()]
+
+
+@pytest.fixture(scope="module")
+def data() -> Batch:
+    images, labels = load("MNIST").train
+    return images[:4096].unsqueeze(1).float() / 255, labels[:4096]
+
+
+@pytest.fixture(scope="module")
+def batches(data: Batch) -> list[Batch]:
+    """Four epochs of 128 mini-batches."""
+    generator = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(4096, generator=generator) for _ in range(4)]
+    return [(data[0][indices], data[1][indices]) for indices in torch.cat(orders).split(32)]
+
+
+@pytest.fixture(scope="module")
+def network(batches: list[Batch]) -> nn.Module:
+    """A network after an epoch at a learning rate at which it learns."""
+    torch.manual_seed(1)
+    module = MLP((28, 28), 10, (64, 32))
+    sgd(module, cross_entropy, batches[:128], lr=0.1)
+    return module
+
+
+@pytest.fixture(scope="module")
+def failure(network: nn.Module, batches: list[Batch], data: Batch) -> Failure:
+    """The same network, which at step 41 of a window meets an image 1,000 times too bright, with a wrong label."""
+    images, labels = (tensor.clone() for tensor in batches[168])
+    images[7] *= 1000
+    labels[7] = (labels[7] + 1) % 10
+    window = [*batches[128:168], (images, labels), *batches[169:400]]
+    before = bits(network)
+    found = explain_failure(network, cross_entropy, window, LR, CHANCE, (data[0][:200], data[1][:200]), (1, 5, 30), twins=3)
+    assert bits(network) == before
+    assert found is not None
+    return found
+
+
+def test_sgd_has_the_bits_of_a_plain_loop_and_measuring_changes_none(network: nn.Module, batches: list[Batch]) -> None:
+    plain, replayed, measured = (copy.deepcopy(network) for _ in range(3))
+    losses, optimizer = [], torch.optim.SGD(plain.parameters(), lr=0.1)
+    for images, labels in batches[:20]:
+        loss = F.cross_entropy(plain(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sgd(replayed, cross_entropy, batches[:20], lr=0.1) == losses
+    steps = measure_steps(measured, cross_entropy, batches[:20], 0.1, batches[20])
+    assert [step.loss for step in steps] == losses
+    assert bits(plain) == bits(replayed) == bits(measured)
+    assert [step.index for step in steps] == list(range(20))
+
+
+def test_a_capped_step_is_as_long_as_the_cap_allows(network: nn.Module, batches: list[Batch]) -> None:
+    module = copy.deepcopy(network)
+    sgd(module, cross_entropy, batches[:1], lr=1.0, max_norm=0.01)
+    moves = [(a - b).square().sum() for a, b in zip(network.parameters(), module.parameters(), strict=True)]
+    assert torch.stack(moves).sum().sqrt().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_step_is_measured_as_its_own_gradient_and_loss_say(network: nn.Module, batches: list[Batch]) -> None:
+    (step,) = measure_steps(
+        copy.deepcopy(network).double(), cross_entropy, [(batches[0][0].double(), batches[0][1])], 1e-4, batches[1]
+    )
+    hessian = Hessian(network, cross_entropy, *batches[0])
+    assert step.gradient_norm == pytest.approx(hessian.gradient.norm().item(), rel=1e-4)
+    assert step.curvature == pytest.approx(hessian.curvature_along(hessian.gradient), rel=1e-3)
+    second_order = 1e-4 * step.gradient_norm**2 * (1e-4 * step.curvature / 2 - 1)
+    assert step.change == pytest.approx(second_order, rel=1e-3)
+    assert step.image_shares.sum().item() == pytest.approx(1)
+    assert len(step.image_shares) == 32
+    alone = [
+        Hessian(network, cross_entropy, batches[0][0][i : i + 1], batches[0][1][i : i + 1]).gradient.norm() for i in range(32)
+    ]
+    assert step.largest_image == int(torch.stack(alone).argmax())
+
+
+def test_failure_begins_where_losses_go_high_and_stay() -> None:
+    good, high = [0.5] * 30, [3.0] * 100
+    assert failure_index(good + high, CHANCE) == 30
+    assert failure_index(good + [3.0] * 99 + good, CHANCE) is None
+    assert failure_index(good + [3.0, 0.4] + [math.nan] * 100, CHANCE) == 32
+    assert failure_index(good + high[1:], CHANCE) is None
+
+
+def test_twins_are_moved_by_the_stated_share_of_each_weight(network: nn.Module) -> None:
+    twin = moved(network.double(), 1e-5, torch.Generator().manual_seed(0))
+    for parameter, other in zip(network.parameters(), twin.parameters(), strict=True):
+        assert ((parameter - other).norm() / parameter.norm()).item() == pytest.approx(1e-5)
+    network.float()
+
+
+def test_the_step_the_image_and_the_remedy_of_a_failure_are_found(failure: Failure) -> None:
+    assert failure.index == failure.tipping.index == 40
+    assert failure.tipping.largest_image == 7
+    assert [step.index for step in failure.before] == list(range(failure.index - 30, failure.index))
+    assert failure.twins == [Rerun(steps, 3, 3, failure.twins[0].not_finite) for steps in (1, 5, 30)]
+    assert (failure.capped.failed, failure.double.failed) == (0, 1)
+
+
+def test_a_window_that_does_not_fail_has_no_explanation(network: nn.Module, batches: list[Batch]) -> None:
+    assert explain_failure(network, cross_entropy, batches[:128], 0.05, CHANCE, batches[0]) is None
+
+
+def test_sentences_say_what_was_measured_and_nothing_without_its_condition(failure: Failure) -> None:
+    said = explain(failure)
+    assert len(said) == 5
+    assert all(sentence[0].isupper() and sentence.endswith(".") and "nan" not in sentence for sentence in said)
+    assert f"Up to step {failure.index} of the replayed window" in said[0]
+    assert "At step 41 the gradient was" in said[1]
+    assert "One image of 32 had" in said[2]
+    assert "did not end in failure" in what_prevents(failure)
+
+    def twins(*failed: int) -> str | None:
+        reruns = [Rerun(steps, 3, count, 0) for steps, count in zip((1, 5, 30), failed, strict=False)]
+        return when_decided(replace(failure, twins=reruns))
+
+    assert twins(3) is None
+    assert "5 steps before, all 3 reruns failed; 30 steps before, 1 of 3 did." in str(twins(3, 3, 1))
+    assert "it was decided by then" in str(twins(3, 3, 3))
+    assert "hung on rounding" in str(twins(2, 3, 3))
+    calm = [replace(step, gradient_norm=1.0, image_shares=torch.full((32,), 1 / 32)) for step in failure.steps]
+    assert what_showed(replace(failure, steps=calm)) is None
+    assert which_image(replace(failure, steps=calm)) is None
+    loud = [replace(step, gradient_norm=9.0 if step.index == failure.tipping.index else 1.0) for step in failure.steps]
+    assert "9 times as long as usual" in str(what_showed(replace(failure, steps=loud)))
+
+
+def test_a_crawling_network_is_step_limited_and_a_racing_one_noise_limited(network: nn.Module, data: Batch) -> None:
+    before = bits(network)
+    crawling = branch_test(network, cross_entropy, *data, lr=0.01, batch_size=32, steps=60, orders=3)
+    racing = branch_test(network, cross_entropy, *data, lr=0.4, batch_size=4, steps=120, orders=3)
+    assert bits(network) == before
+    assert (crawling.verdict, racing.verdict) == ("step-limited", "noise-limited")
+    effect = crawling.effects["lr x 2"]
+    assert effect.low < effect.mean < effect.high < 1
+    assert effect.mean == pytest.approx(math.prod(effect.ratios) ** (1 / 3))
+    pairs = zip(crawling.losses["lr x 2"], crawling.losses["unchanged"], strict=True)
+    assert effect.ratios == pytest.approx([changed / unchanged for changed, unchanged in pairs])
+    assert "step-limited" in what_limits(crawling)
+
+
+def test_effects_that_intervals_do_not_separate_are_undecided() -> None:
+    def verdict(**effects: tuple[float, float]) -> str:
+        named = {name.replace("_", " "): Effect((), (low + high) / 2, low, high) for name, (low, high) in effects.items()}
+        return BranchTest(
+            200, {}, {"lr / 8": named["shorter"], "lr x 2": named["longer"], "batch x 8": named["quieter"]}
+        ).verdict
+
+    assert verdict(shorter=(0.5, 0.9), longer=(1.1, 1.2), quieter=(0.5, 0.9)) == "noise-limited"
+    assert verdict(shorter=(0.5, 1.1), longer=(1.1, 1.2), quieter=(0.5, 0.9)) == "undecided"
+    assert verdict(shorter=(1.1, 1.2), longer=(0.9, 1.1), quieter=(0.5, 0.9)) == "undecided"
+    assert verdict(shorter=(math.nan, math.nan), longer=(0.5, 0.9), quieter=(0.5, 0.9)) == "undecided"
+
+
+def test_a_branch_that_fails_leaves_the_question_open(network: nn.Module, data: Batch) -> None:
+    test = branch_test(network, cross_entropy, *data, lr=1e30, batch_size=4, steps=5, orders=2)
+    assert test.verdict == "undecided"
+    assert "a branch failed" in what_limits(test)
+    with pytest.raises(ValueError, match="needs 8192 training images, 8 mini-batches, not 4096"):
+        branch_test(network, cross_entropy, *data, lr=0.1, batch_size=1024)
