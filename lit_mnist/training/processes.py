@@ -18,6 +18,10 @@ from lit_mnist.training.signals import end_with_parent
 HANDED_OVER = "LIT_MNIST_RUN"  # in the environment of the processes that Lightning's launcher starts
 
 
+class RefusedByFirst(ValueError):
+    """Raised in the other processes of a run where the first refuses it, and says why."""
+
+
 def is_first() -> bool:
     """Returns True in the process that writes the run's record."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
@@ -57,7 +61,7 @@ def _broadcast(plan: Callable[[], list[Any]]) -> list[Any]:
             made = [None, str(mistake)]
     dist.broadcast_object_list(made)
     if made[1]:
-        raise ValueError(made[1])
+        raise ValueError(made[1]) if dist.get_rank() == 0 else RefusedByFirst(made[1])
     return list(made[0])
 
 
