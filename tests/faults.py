@@ -88,7 +88,8 @@ def problem(folder: Path, fault: Fault, nth: int, undisturbed: Path) -> str:
 
 def all_faults(folder: Path, every: int, at_once: int) -> list[str]:
     """Tries every so many-th fault; returns what was wrong."""
-    found, tried = [], 0
+    found: list[str] = []
+    tried = 0
     with ThreadPoolExecutor(at_once) as pool:
         for number, fault in enumerate(FAULTS):
             undisturbed = folder / f"undisturbed{number}"

@@ -159,7 +159,8 @@ FORGED = {
 
 def altered(checkpoint: dict[str, Any], *keys: str | int, value: Any) -> dict[str, Any]:
     """Returns a copy of a checkpoint in which one entry is another."""
-    changed = inner = copy.deepcopy(checkpoint)
+    changed = copy.deepcopy(checkpoint)
+    inner: Any = changed
     for key in keys[:-1]:
         inner = inner[key]
     inner[keys[-1]] = value

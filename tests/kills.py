@@ -56,11 +56,11 @@ class Experiment:
 
 
 def start_pair(options: Sequence[str], folder: Path) -> list[Victim]:
-    """Starts a run in two processes, as torchrun starts them; the second works in a folder of its own."""
+    """Starts a run in two processes, as torchrun starts them; the second prints in a folder of its own."""
     two = ("--trainer.accelerator", "cpu", "--trainer.devices", "2")
     folders = (folder, folder / "process1")
     return [
-        Victim(options[0], *two, *options[1:], folder=here, environment=environment)
+        Victim(options[0], *two, *options[1:], "--run_dir", str(folder / "run"), folder=here, environment=environment)
         for here, environment in zip(folders, torchrun(2), strict=True)
     ]
 
@@ -85,7 +85,8 @@ def kinds() -> dict[str, Start]:
     pair = Experiment(32, 500).options
     found["one of two processes"] = lambda folder: start_pair(pair, folder)
     study = ("study", "--configs", "lr0.1", "--seeds", "1", "--out", "run", "--workers", "1", "--yes")
-    found["a study"] = lambda folder: [Victim(*study, *Experiment(32, 500).settings, folder=folder)]
+    settings = Experiment(32, 500).settings[2:]  # a study sets the threads itself
+    found["a study"] = lambda folder: [Victim(*study, *settings, folder=folder)]
     return found
 
 

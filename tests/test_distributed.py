@@ -153,13 +153,13 @@ def test_what_the_first_process_refuses_is_said_once_and_changes_nothing(trained
     pair = Pair(tmp_path, "--data.batch_size", "33")
     assert pair.wait()[0] == 2
     assert "2 devices cannot share mini-batches of 33" in pair.complaints[0]
-    assert pair.complaints[1] == ""
+    assert pair.complaints[0].count("\n") == 1
     assert not pair.run.exists()
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(["--engine", "fast"], "--engine fast cannot be used"), (["--trainer.strategy", "ddp_spawn"], "--trainer.strategy")],
+    [(["--engine", "fast"], "--engine fast cannot be used"), (["--trainer.strategy", "fsdp"], "fsdp")],
 )
 def test_what_several_devices_cannot_do_is_refused_before_anything_is_written_or_started(
     options: list[str], named: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

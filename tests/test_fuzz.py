@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -182,7 +183,7 @@ def write_again(path: Path, data: st.DataObject) -> None:
         for _ in range(data.draw(st.integers(1, 3), "changes")):
             changed[data.draw(st.integers(0, len(changed) - 1), "at")] = data.draw(st.integers(0, 255), "byte")
         assume(bytes(changed) != parts[pickled] and content.count(parts[pickled]) == 1)
-        old, new = (zipfile.crc32(part).to_bytes(4, "little") for part in (parts[pickled], bytes(changed)))
+        old, new = (zlib.crc32(part).to_bytes(4, "little") for part in (parts[pickled], bytes(changed)))
         path.write_bytes(content.replace(parts[pickled], bytes(changed)).replace(old, new))
 
 

@@ -4,7 +4,7 @@ import sys
 
 from lit_mnist.cli import DIVERGED, DONE, FAILED
 from lit_mnist.cli.options import run_options
-from lit_mnist.training.processes import is_first
+from lit_mnist.training.processes import RefusedByFirst, is_first
 from lit_mnist.training.recorder import Diverged
 from lit_mnist.training.signals import Stopped
 from lit_mnist.training.train import train
@@ -27,7 +27,7 @@ def main(options: list[str]) -> int:
             print("lit_mnist: stopped; the same command resumes from the end of the last whole epoch.", file=sys.stderr)
             raise
         return DONE
-    except (ValueError, OSError):
+    except (RefusedByFirst, ConnectionError):
         if is_first():
             raise
         return FAILED

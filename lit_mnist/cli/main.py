@@ -71,8 +71,8 @@ def main(args: Sequence[str] | None = None) -> int:
             run = getattr(import_module(module), function)
             with quiet():
                 code: int = run(options)
-                if sys.stdout is not None:
-                    sys.stdout.flush()  # here, where a full disk is still reported
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk is still reported
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:

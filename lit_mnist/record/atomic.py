@@ -78,8 +78,11 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        culprit = next(part for part in (*reversed(path.parents), path) if os.path.lexists(part) and not part.is_dir())
+    except OSError:
+        parts = (*reversed(path.parents), path)
+        culprit = next((part for part in parts if os.path.lexists(part) and not part.is_dir()), None)
+        if culprit is None:
+            raise
         what = "A link to nothing" if culprit.is_symlink() and not culprit.exists() else "Not a folder"
         raise NotADirectoryError(errno.ENOTDIR, what, str(culprit)) from None
 

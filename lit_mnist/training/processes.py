@@ -18,6 +18,10 @@ from lit_mnist.training.signals import end_with_parent
 HANDED_OVER = "LIT_MNIST_RUN"  # in the environment of the processes that Lightning's launcher starts
 
 
+class RefusedByFirst(ValueError):
+    """Raised in the other processes of a run where the first refuses it, and says why."""
+
+
 def is_first() -> bool:
     """Returns True in the process that writes the run's record."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
@@ -47,7 +51,8 @@ def in_first(plan: Callable[[], list[Any]], devices: int) -> list[Any]:
 
 def _broadcast(plan: Callable[[], list[Any]]) -> list[Any]:
     if not dist.is_initialized():
-        dist.init_process_group()
+        # by its own name, because Lightning takes means of whole numbers apart where the group's backend is "gloo"
+        dist.init_process_group(None if torch.cuda.is_available() else "gloo")
     made: list[Any] = [None, ""]
     if dist.get_rank() == 0:
         try:
@@ -56,7 +61,7 @@ def _broadcast(plan: Callable[[], list[Any]]) -> list[Any]:
             made = [None, str(mistake)]
     dist.broadcast_object_list(made)
     if made[1]:
-        raise ValueError(made[1])
+        raise ValueError(made[1]) if dist.get_rank() == 0 else RefusedByFirst(made[1])
     return list(made[0])
 
 

@@ -17,6 +17,7 @@ from lit_mnist.record.checkpoint import read_checkpoint
 from lit_mnist.record.experiment import environment_changes, refuse_other_experiment
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
+from lit_mnist.record.provenance import versions
 from lit_mnist.training.processes import is_first
 from lit_mnist.training.recorder import CHECKPOINT_FORMAT, History, Recorder
 
@@ -72,7 +73,7 @@ def read_start(path: Path, trainer: pl.Trainer, model: LitMLP, recorder: Recorde
         **{part: value for part, value in checkpoint.items() if part in (*WHOLE_RUN, precision)},
         "optimizer_states": [model.configure_optimizers().state_dict()],
         "lr_schedulers": [],
-        "pytorch-lightning_version": pl.__version__,
+        "pytorch-lightning_version": versions()["pytorch_lightning"],
     }
 
 
@@ -114,7 +115,8 @@ def _set_position(trainer: pl.Trainer, epochs: int, steps: int) -> None:
     """Sets the Trainer's counters to the beginning of an epoch, as if it had made the steps before itself."""
     loop = trainer.fit_loop
     for count in (loop.epoch_progress.total, loop.epoch_progress.current):
-        count.ready = count.started = count.processed = count.completed = epochs
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(count, name, epochs)
     in_blocks, one_by_one = loop.epoch_loop.manual_optimization, loop.epoch_loop.automatic_optimization
     for progress in (in_blocks.optim_step_progress, one_by_one.optim_progress.optimizer.step):
         progress.total.ready = progress.total.completed = steps

@@ -130,7 +130,8 @@ def _run(options: RunOptions, folder: RunFolder, start: Path | None) -> Result |
             folder.write_config(options.config)
             print(f"the record of this run: {folder.path}", flush=True)
         diverged = _fit(trainer, model, data, start)
-        folder.check_in_place()
+        if first:
+            folder.check_in_place()
         return finish(options.name, options.command, trainer, model, data, recorder, diverged)
     except (ValueError, MisconfigurationException) as mistake:
         if first and set(folder.checkpoints) <= set(before):  # it got nowhere: leave nothing behind
