@@ -388,7 +388,7 @@ def test_tuners_find_what_they_find_for_a_plain_module_and_the_fit_after_them_is
         fitter.fit(model, datamodule=module)
         rounded = model.mlp.layers[0].weight.double().sum().item()
         found.append(
-            (size, module.batch_size, finder.suggestion(), model.lr, fitter.global_step, rounded)
+            (size, module.batch_size, *finder.results["loss"], model.lr, fitter.global_step, rounded)
         )
     assert found[1] == pytest.approx(found[0], rel=1e-6)
     assert found[0][:2] == (32, 32)
