@@ -48,7 +48,8 @@ class LitMLP(pl.LightningModule):
         hidden, image_shape = list(map(index, hidden)), list(map(index, image_shape))
         self.save_hyperparameters()
         self.lr = lr
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):  # seeded weights leave the global state alone
+        # seeded weights leave the global state alone, and are the same on whatever device tensors are made by default
+        with torch.random.fork_rng(devices=[], enabled=seed is not None), torch.device("cpu"):
             if seed is not None:
                 torch.default_generator.manual_seed(seed)
             self.mlp = MLP(image_shape, classes, hidden)

@@ -1,50 +1,153 @@
-"""The classes in other people's programs: their own Trainer, callbacks, checkpoints, numbers."""
+"""Checkpoints of LitMLP in other people's programs: going on from them, plain and in blocks, and what is refused."""
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from remains import points_of
-from torch import Tensor
+from test_lit_mlp import QUIET, data, fitted, network, weights
 
-from lit_mnist import LitMLP, MNISTDataModule
-from lit_mnist.engines.blocks import Batch
-from lit_mnist.record.events import EventLog
-from lit_mnist.record.provenance import weights_sha256
+from lit_mnist import LitMLP, MNISTDataModule, in_blocks
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
-STEPS = 94  # per epoch
-
-
-def fitted(
-    model: LitMLP, *callbacks: pl.Callback, ckpt_path: Path | None = None, val_size: int = 0, **options: Any
-) -> pl.Trainer:
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
-    quiet |= {"logger": False, "enable_checkpointing": any(isinstance(one, pl.callbacks.Checkpoint) for one in callbacks)}
-    quiet |= {"accelerator": "cpu", "log_every_n_steps": 1}
-    trainer = pl.Trainer(callbacks=list(callbacks), **(quiet | options))
-    trainer.fit(model, datamodule=data(val_size=val_size), ckpt_path=ckpt_path, weights_only=True)
-    return trainer
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),  # val_size 0
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint"),
+]
+STEPS = 21  # per epoch: 650 images, 32 at a time
 
 
-def data(batch_size: int = 32, val_size: int = 0) -> MNISTDataModule:
-    return MNISTDataModule(batch_size, train_size=3000, val_size=val_size, steps_per_block=8)
+def stepping(how: str) -> LitMLP:
+    return network() if how == "plain" else in_blocks(network(), steps_per_block=4)
 
 
-def network(**options: Any) -> LitMLP:
-    defaults: dict[str, Any] = {"hidden": (64, 32), "seed": 1}
-    return LitMLP(**(defaults | options))
+@pytest.fixture(scope="module")
+def whole() -> dict[int, str]:
+    """Weights after one, two and three epochs of a run that was never stopped."""
+    return {epochs: weights(fitted_model(max_epochs=epochs)) for epochs in (1, 2, 3)}
 
 
-def weights(model: LitMLP) -> str:
-    return weights_sha256(model.mlp.state_dict())
+def fitted_model(**options: Any) -> LitMLP:
+    fitted(model := network(), **options)
+    return model
+
+
+@pytest.mark.parametrize("second", ["plain", "blocks"])
+@pytest.mark.parametrize("first", ["plain", "blocks"])
+def test_resumed_from_the_end_of_an_epoch_by_either_equals_never_stopped(
+    first: str, second: str, whole: dict[int, str], tmp_path: Path
+) -> None:
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}-{step}")
+    fitted(stepping(first), callbacks=[keep], enable_checkpointing=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"epoch=0-step={STEPS}.ckpt", f"epoch=1-step={2 * STEPS}.ckpt"]
+    for name, epochs in ((f"epoch=0-step={STEPS}.ckpt", 2), (f"epoch=1-step={2 * STEPS}.ckpt", 3)):
+        model = stepping(second)
+        trainer = fitted(model, ckpt_path=tmp_path / name, max_epochs=epochs)
+        assert weights(model) == whole[epochs]
+        assert trainer.global_step == epochs * STEPS
+
+
+@pytest.mark.parametrize("saved", ["by the last step of an epoch", "after the fit", "after a validation"])
+def test_every_checkpoint_at_the_end_of_an_epoch_may_be_resumed_from(saved: str, whole: dict[int, str], tmp_path: Path) -> None:
+    options: dict[str, Any] = {}
+    if saved == "by the last step of an epoch":
+        keep = pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=STEPS, filename="end")
+        options = {"callbacks": [keep], "enable_checkpointing": True}
+    if saved == "after a validation":
+        keep = pl.callbacks.ModelCheckpoint(tmp_path, monitor="val/loss", filename="end", save_on_train_epoch_end=False)
+        options = {"callbacks": [keep], "enable_checkpointing": True}
+    trainer = fitted(network(), max_epochs=1, **options)
+    if saved == "after the fit":
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+    model = network()
+    assert fitted(model, ckpt_path=tmp_path / "end.ckpt").global_step == 2 * STEPS
+    assert weights(model) == whole[2]
+
+
+@pytest.mark.parametrize("how", ["plain", "blocks"])
+def test_a_checkpoint_within_an_epoch_is_measured_but_not_resumed_from(how: str, tmp_path: Path) -> None:
+    model = stepping(how)
+    trainer = fitted(model, max_steps=STEPS + 6)  # within a block, too
+    trainer.save_checkpoint(tmp_path / "within.ckpt")
+    assert trainer.global_step == STEPS + 6
+    for resumed in ("plain", "blocks"):
+        with pytest.raises(ValueError, match="taken within an epoch"):
+            fitted(stepping(resumed), ckpt_path=tmp_path / "within.ckpt")
+    measured = trainer.test(model, data(), verbose=False)
+    assert pl.Trainer(**QUIET).test(network(), data(), ckpt_path=tmp_path / "within.ckpt", verbose=False) == measured
+    assert weights(LitMLP.load_from_checkpoint(tmp_path / "within.ckpt")) == weights(model)
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupt(LitMLP):
+    def batch_loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.countdown = getattr(self, "countdown", 10) - 1
+        if self.countdown < 0:
+            raise Interrupted
+        return super().batch_loss(images, labels)
+
+
+@pytest.mark.filterwarnings("ignore:.*ckpt_path")  # the callback looks for a file of its own to go on with
+@pytest.mark.parametrize("how", ["plain", "blocks"])
+def test_what_is_saved_because_of_an_exception_is_not_trained_on_in_silence(how: str, tmp_path: Path) -> None:
+    model = network(Interrupt) if how == "plain" else in_blocks(network(Interrupt), steps_per_block=4)
+    with pytest.raises(Interrupted):
+        fitted(model, callbacks=[pl.callbacks.OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
+    (file,) = tmp_path.glob("*.ckpt")
+    with pytest.raises(ValueError, match="taken within an epoch"):
+        fitted(network(), ckpt_path=file)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 16), ("train_size", 600), ("val_size", 60), ("seed", 4)])
+def test_a_checkpoint_is_not_resumed_on_other_data(name: str, value: int, tmp_path: Path) -> None:
+    trainer = fitted(network(), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    with pytest.raises(ValueError, match=f"{name} is {value}, but the run to resume was trained with"):
+        fitted(network(), data(**({"batch_size": 32} | {name: value})), ckpt_path=tmp_path / "end.ckpt")
+
+
+def test_without_a_seed_the_data_module_takes_over_that_of_the_checkpoint(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    fitted(whole := network(), data(seed=None))
+    torch.manual_seed(11)
+    fitted(network(), data(seed=None), max_epochs=1).save_checkpoint(tmp_path / "end.ckpt")
+    torch.manual_seed(12)
+    fitted(model := network(), data(seed=None), ckpt_path=tmp_path / "end.ckpt")
+    assert weights(model) == weights(whole)
+
+
+def test_a_model_and_a_trainer_may_be_used_again() -> None:
+    trainer, model = pl.Trainer(**QUIET, max_epochs=1), network()
+    trainer.fit(model, datamodule=data(64, val_size=0))
+    assert trainer.global_step == 11
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, datamodule=data())
+    assert trainer.global_step == 11 + STEPS
+    assert "val/loss" in trainer.callback_metrics  # the module before, which held no images out, left no limit behind
+
+
+class Failing(pl.Callback):
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise Interrupted
+
+
+def test_a_trainer_that_met_an_exception_validates_the_next_time() -> None:
+    trainer: Any = pl.Trainer(**QUIET, max_epochs=1)
+    trainer.callbacks.append(failing := Failing())
+    with pytest.raises(Interrupted):
+        trainer.fit(network(), datamodule=data(val_size=0))
+    trainer.callbacks.remove(failing)
+    trainer.fit(network(), datamodule=data())
+    assert "val/loss" in trainer.callback_metrics
 
 
 class Peek(pl.Callback):
     """Looks at a batch, as many a callback does that logs some images."""
+
+    works_in_blocks = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
@@ -53,131 +156,17 @@ class Peek(pl.Callback):
         next(iter(trainer.train_dataloader))  # type: ignore[arg-type]
 
 
-def test_a_callback_that_looks_at_a_batch_changes_no_bit_of_a_run_that_goes_on(root: Path, tmp_path: Path) -> None:
-    whole = network()
-    fitted(whole, max_epochs=2)
-    for callbacks in ([], [Peek()]):
-        first, second, file = network(), network(), tmp_path / f"{len(callbacks)}.ckpt"
-        fitted(first, *callbacks, max_steps=20).save_checkpoint(file)
-        fitted(second, *callbacks, ckpt_path=file, max_epochs=2)
-        assert weights(second) == weights(whole)
+@pytest.mark.parametrize("how", ["plain", "blocks"])
+def test_a_callback_that_looks_at_a_batch_changes_no_bit(how: str, whole: dict[int, str]) -> None:
+    fitted(model := stepping(how), callbacks=[Peek()])
+    assert weights(model) == whole[2]
 
 
-class Interrupted(Exception):
-    pass
-
-
-class Interrupt(LitMLP):
-    """Stops within a block, after so many SGD steps."""
-
-    def batch_loss(self, batch: Batch) -> Tensor:
-        if self.trainer.global_step == 16:
-            self.countdown = getattr(self, "countdown", 3) - 1
-            if self.countdown < 0:
-                raise Interrupted
-        return super().batch_loss(batch)
-
-
-@pytest.mark.filterwarnings("ignore:.*ckpt_path")  # the callback looks for a file of its own to go on with
-def test_a_checkpoint_saved_because_of_an_exception_counts_the_steps_that_its_weights_have_made(
-    root: Path, tmp_path: Path
-) -> None:
-    whole, stopped, rest = network(), Interrupt(hidden=(64, 32), seed=1), network()
-    fitted(whole, max_epochs=1)
-    rescue = pl.callbacks.OnExceptionCheckpoint(tmp_path)
-    with pytest.raises(Interrupted):
-        fitted(stopped, rescue, max_epochs=1)
-    (file,) = tmp_path.glob("*.ckpt")
-    assert torch.load(file, weights_only=True)["global_step"] == 16 + 3
-    fitted(rest, ckpt_path=file, max_epochs=1)
-    assert weights(rest) == weights(whole)
-
-
-def test_numpys_numbers_are_saved_as_plain_ones(root: Path, tmp_path: Path) -> None:
-    model = LitMLP(lr=np.float64(0.1), hidden=list(np.array([16, 8])), seed=np.int64(3))  # type: ignore[arg-type]
-    module = MNISTDataModule(np.int64(32), train_size=np.int64(320), val_size=np.int64(64))  # type: ignore[arg-type]
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
-    trainer.fit(model, datamodule=module)
-    trainer.save_checkpoint(tmp_path / "numbers.ckpt")
-    loaded = LitMLP.load_from_checkpoint(tmp_path / "numbers.ckpt")
-    assert (loaded.lr, loaded.mlp.hidden, loaded.seed) == (0.1, (16, 8), 3)
-
-
-def test_the_trainers_own_checkpoint_is_named_after_the_sgd_step(root: Path, tmp_path: Path) -> None:
-    keep = pl.callbacks.ModelCheckpoint(tmp_path)
-    fitted(network(), keep, max_epochs=1, val_size=500)
-    assert [path.name for path in tmp_path.iterdir()] == [f"epoch=0-step={STEPS}.ckpt"]
-
-
-def test_validate_and_test_return_what_they_measured(root: Path) -> None:
-    model = network()
-    trainer = fitted(model, max_epochs=1, val_size=500)
-    (validated,) = trainer.validate(model, datamodule=data(val_size=500), verbose=False)
-    (tested,) = trainer.test(model, datamodule=data(), verbose=False)
-    assert (set(validated), set(tested)) == ({"val/loss", "val/accuracy"}, {"test/loss", "test/accuracy"})
-
-
-def test_a_model_and_a_trainer_may_be_used_again(root: Path, tmp_path: Path) -> None:
-    model, file = network(), tmp_path / "first.ckpt"
-    fitted(model, max_steps=20).save_checkpoint(file)
-    fitted(model, ckpt_path=file, max_steps=40)
-    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **quiet)
-    trainer.fit(model, datamodule=data(batch_size=64))
-    assert trainer.global_step == 47
-    trainer.fit_loop.max_epochs = 2
-    trainer.fit(model, datamodule=data(batch_size=32, val_size=500))
-    assert trainer.global_step == 47 + STEPS
-    assert "val/loss" in trainer.callback_metrics  # the module before, which held no images out, left no limit behind
-
-
-def test_a_run_that_stopped_within_a_block_logs_the_points_of_one_that_did_not(root: Path, tmp_path: Path) -> None:
-    seldom: dict[str, Any] = {"log_every_n_steps": 10, "max_epochs": 1}  # after steps 16, 24, 32, 40, 56: ends of blocks of 8
-    fitted(network(), logger=EventLog(tmp_path / "whole"), **seldom)
-    fitted(network(), logger=EventLog(tmp_path / "parts"), max_steps=12, **seldom).save_checkpoint(tmp_path / "12.ckpt")
-    fitted(network(), logger=EventLog(tmp_path / "parts"), ckpt_path=tmp_path / "12.ckpt", **seldom)
-    whole, parts = ({point for point in points_of(tmp_path / name) if "step" in point[0]} for name in ("whole", "parts"))
-    assert parts == whole
-
-
-def test_a_trained_network_is_tested_and_applied_to_any_data_in_any_precision(root: Path, tmp_path: Path) -> None:
-    model, others = network(), MNISTDataModule(128, val_size=1000)
-    fitted(model, max_epochs=1, precision="64-true").save_checkpoint(tmp_path / "trained.ckpt")
-    loaded = LitMLP.load_from_checkpoint(tmp_path / "trained.ckpt")
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+def test_a_trained_network_is_tested_and_applied_to_any_data(tmp_path: Path) -> None:
+    fitted(network(), precision="64-true").save_checkpoint(tmp_path / "trained.ckpt")
+    trainer, others = pl.Trainer(**QUIET), MNISTDataModule(128, val_size=1000)
     (measured,) = trainer.test(network(), others, ckpt_path=tmp_path / "trained.ckpt", verbose=False, weights_only=True)
-    probabilities = trainer.predict(loaded, others.test_dataloader())
-    assert probabilities is not None
-    right = torch.cat(probabilities).argmax(1) == others._splits["test"][1]  # type: ignore[arg-type] # a list of tensors here
+    probabilities: Any = trainer.predict(LitMLP.load_from_checkpoint(tmp_path / "trained.ckpt"), others.test_dataloader())
+    right = torch.cat(probabilities).argmax(1) == others.data.test[1]
     assert measured["test/accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-7)
-    assert measured["test/accuracy"] > 0.5
-
-
-def test_what_is_wrong_with_the_arguments_of_load_from_checkpoint_is_said(root: Path, tmp_path: Path) -> None:
-    fitted(network(), max_steps=1).save_checkpoint(tmp_path / "one.ckpt")
-    with pytest.raises(ValueError, match="lr must be above 0"):
-        LitMLP.load_from_checkpoint(tmp_path / "one.ckpt", lr=-1.0)
-
-
-class Failing(pl.Callback):
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        raise Interrupted
-
-
-def test_a_trainer_that_met_an_exception_validates_the_next_time(root: Path) -> None:
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.callbacks.append(failing := Failing())  # type: ignore[attr-defined] # set by a connector
-    with pytest.raises(Interrupted):
-        trainer.fit(network(), datamodule=data())
-    trainer.callbacks.remove(failing)  # type: ignore[attr-defined]
-    trainer.fit(network(), datamodule=data(val_size=500))
-    assert "val/loss" in trainer.callback_metrics
-
-
-def test_the_seed_gives_the_same_weights_wherever_tensors_are_made_and_reseeds_nothing() -> None:
-    state, cuda_calls = torch.get_rng_state(), len(torch.cuda._queued_calls)
-    with torch.device("meta"):
-        elsewhere = network()
-    assert weights(elsewhere) == weights(network())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert len(torch.cuda._queued_calls) == cuda_calls  # a seed for the GPU would wait here until there is one
+    assert measured["test/accuracy"] > 0.4

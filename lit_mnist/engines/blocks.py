@@ -68,7 +68,7 @@ def in_blocks(module: Module, engine: EngineName = "exact", steps_per_block: int
             f"in_blocks takes a LitMLP or a subclass, not {type(module).__name__}; compile it afterwards, if at all."
         )
     if not isinstance(module, _BlockStepping):
-        module.__class__ = _stepping(type(module))  # as torch's own parametrize and fully_shard do
+        module.__class__ = _stepping(type(module))  # type: ignore[assignment] # as torch's own parametrize and fully_shard do
     module.automatic_optimization = False
     stepping = cast(_BlockStepping, module)
     stepping.engine_name, stepping.chosen_steps_per_block = engine, steps_per_block
@@ -108,9 +108,10 @@ class _BlockStepping(LitMLP):
         super().on_fit_start()
         if reason := why_single_steps(self, self.trainer):
             raise ValueError(f"{reason}; train the module without in_blocks.")
-        batch_size = getattr(self.trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
-        if batch_size and self.trainer.log_every_n_steps:  # the Trainer would count blocks
-            self.trainer.log_every_n_steps = max(1, self.trainer.log_every_n_steps // self.steps_per_block(batch_size))
+        trainer: Any = self.trainer
+        batch_size = getattr(trainer.datamodule, "batch_size", None)
+        if batch_size and trainer.log_every_n_steps:  # the Trainer would count blocks
+            trainer.log_every_n_steps = max(1, trainer.log_every_n_steps // self.steps_per_block(batch_size))
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -190,25 +191,25 @@ def _agree_on_steps(checkpoint: dict[str, Any]) -> None:
 def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
     """Says what needs the Trainer to perform each SGD step by itself; an empty string if nothing does."""
     limit, interval = trainer.limit_train_batches, trainer.val_check_interval
-    all_callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by connectors, as the next two
+    connected: Any = trainer  # its connectors set attributes that its class does not declare
     options = {
         "several devices share each mini-batch": trainer.world_size > 1,
         "accumulate_grad_batches changes single SGD steps": trainer.accumulate_grad_batches != 1,
         "gradient_clip_val changes single SGD steps": bool(trainer.gradient_clip_val),
         "precision 16-mixed scales single SGD steps": trainer.scaler is not None,
-        "fast_dev_run counts single mini-batches": bool(trainer.fast_dev_run),  # type: ignore[attr-defined]
-        "overfit_batches counts single mini-batches": bool(trainer.overfit_batches),  # type: ignore[attr-defined]
+        "fast_dev_run counts single mini-batches": bool(connected.fast_dev_run),
+        "overfit_batches counts single mini-batches": bool(connected.overfit_batches),
         "limit_train_batches counts single mini-batches": not isinstance(limit, float) or limit != 1.0,
         "val_check_interval counts single mini-batches": not isinstance(interval, float) or interval != 1.0,
-    } | {f"{type(one).__name__} changes single SGD steps": isinstance(one, CHANGE_STEPS) for one in all_callbacks}
+    } | {f"{type(one).__name__} changes single SGD steps": isinstance(one, CHANGE_STEPS) for one in connected.callbacks}
     for reason, holds in options.items():
         if holds:
             return reason
     own = next(kind for kind in type(module).__mro__ if not issubclass(kind, _BlockStepping))
     for owner, base, hooks in (
         (own, LitMLP, MODULE_HOOKS),
-        (type(trainer.datamodule), pl.LightningDataModule, DATA_HOOKS),  # type: ignore[attr-defined]
-        *((type(one), pl.Callback, CALLBACK_HOOKS) for one in all_callbacks if not _works_in_blocks(one)),
+        (type(connected.datamodule), pl.LightningDataModule, DATA_HOOKS),
+        *((type(one), pl.Callback, CALLBACK_HOOKS) for one in connected.callbacks if not _works_in_blocks(one)),
     ):
         for hook in hooks:
             if getattr(owner, hook, None) not in (None, getattr(base, hook)):

@@ -54,5 +54,5 @@ class ExactEngine:
             losses.append(loss.detach())
             return loss
 
-        self.optimizer.step(closure)  # LBFGS and its like call it several times
+        self.optimizer.step(closure)  # type: ignore[arg-type] # a tensor will do; LBFGS and its like call it several times
         return losses[0]

@@ -1,0 +1,54 @@
+"""A plain LightningModule of the same network, loss and optimizer, with which LitMLP is compared."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_mnist import MLP
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Control(pl.LightningModule):
+    def __init__(self, lr: float = 0.1, hidden: tuple[int, ...] = (16,), seed: int | None = None) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr = lr
+        if seed is not None:
+            torch.manual_seed(seed)
+        self.mlp = MLP((28, 28), 10, hidden)
+        self.accuracies = torch.nn.ModuleDict({split: MulticlassAccuracy(10, average="micro") for split in ("val", "test")})
+
+    def forward(self, images: Tensor) -> Any:
+        return self.mlp(images)
+
+    def batch_loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self(images), labels)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.batch_loss(*batch)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        return loss
+
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images).float()
+        self.accuracies[split](logits, labels)
+        self.log(f"{split}/loss", F.cross_entropy(logits, labels), on_epoch=True, batch_size=len(labels), sync_dist=True)
+        self.log(f"{split}/accuracy", self.accuracies[split], on_epoch=True, batch_size=len(labels))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        return self(batch[0]).softmax(1)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
