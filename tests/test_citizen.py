@@ -387,9 +387,7 @@ def test_tuners_find_what_they_find_for_a_plain_module_and_the_fit_after_them_is
         finder: Any = Tuner(fitter).lr_find(model, datamodule=module, num_training=30, update_attr=True)
         fitter.fit(model, datamodule=module)
         rounded = model.mlp.layers[0].weight.double().sum().item()
-        found.append(
-            (size, module.batch_size, *finder.results["loss"], model.lr, fitter.global_step, rounded)
-        )
+        found.append((size, module.batch_size, *finder.results["loss"], model.lr, fitter.global_step, rounded))
     assert found[1] == pytest.approx(found[0], rel=1e-6)
     assert found[0][:2] == (32, 32)
 

@@ -143,14 +143,21 @@ VALUES = st.sampled_from(
         float("nan"),
         float("inf"),
         "",
-        "x" * 10_000,
+        "x" * 10000,
         "\x1b[31m",
         "../../x",
         b"x",
         [],
         {},
+        [1, 2],
+        [[[]]],
+        {"a": 1},
+        {1: 2},
+        torch.zeros(0),
+        torch.ones(3),
+        torch.full((16, 784), torch.nan),
+        torch.zeros(1, 2).T,
     ]
-    + [[1, 2], [[[]]], {"a": 1}, {1: 2}, torch.zeros(0), torch.ones(3), torch.full((16, 784), torch.nan), torch.zeros(1, 2).T]
 )
 
 
