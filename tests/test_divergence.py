@@ -10,13 +10,14 @@ from plain_loop import plain_loop
 from remains import points_of, result_of
 from victim import Moment, Victim
 
-from lit_mnist.record.checkpoint import list_checkpoints, load_mlp
+from lit_mnist.record.checkpoint import load_network
+from lit_mnist.record.folder import RunFolder
 
 IMAGES, BATCH, EPOCHS, BLOCK = 400, 8, 4, 16
 STEPS = IMAGES // BATCH  # per epoch
 OPTIONS = (
-    *("fit", "--config", "batch8", "--run_dir", "run", "--checkpoint_seconds", "0"),
-    *("--data.train_size", str(IMAGES), "--data.steps_per_block", str(BLOCK), "--trainer.max_epochs", str(EPOCHS)),
+    *("fit", "--config", "batch8", "--run_dir", "run"),
+    *("--data.train_size", str(IMAGES), "--steps_per_block", str(BLOCK), "--trainer.max_epochs", str(EPOCHS)),
 )
 LATE = "1.2"  # learning rate at which some seeds diverge after the first epoch
 
@@ -29,15 +30,15 @@ def run(folder: Path, *options: str, code: int) -> dict[str, Any]:
     return result
 
 
-def loss_history(root: Path, lr: float, seed: int = 1, hidden: tuple[int, ...] = (512, 256)) -> list[float]:
-    return plain_loop(root, IMAGES, BATCH, EPOCHS, lr, seed, hidden)[0]
+def loss_history(lr: float, seed: int = 1, hidden: tuple[int, ...] = (512, 256)) -> list[float]:
+    return plain_loop(IMAGES, BATCH, EPOCHS, lr, seed, hidden)[0]
 
 
 @pytest.fixture(scope="module")
-def late(root: Path) -> tuple[str, list[float]]:
+def late() -> tuple[str, list[float]]:
     """A seed with which a run diverges after its first epoch, and its batch losses."""
     for seed in range(1, 60):
-        losses = loss_history(root, float(LATE), seed)
+        losses = loss_history(float(LATE), seed)
         if len(losses) > STEPS + BLOCK and not math.isfinite(losses[-1]):
             return str(seed), losses
     raise AssertionError("no seed diverges late here: choose another learning rate")
@@ -57,11 +58,11 @@ def check_record(folder: Path, result: dict[str, Any], losses: list[float]) -> N
 
 
 @pytest.mark.parametrize("engine", ["exact", "fast"])
-def test_a_loss_that_is_nan_from_the_second_step_on_ends_the_run_with_code_3(engine: str, root: Path, tmp_path: Path) -> None:
-    losses = loss_history(root, 1e20)
+def test_a_loss_that_is_nan_from_the_second_step_on_ends_the_run_with_code_3(engine: str, tmp_path: Path) -> None:
+    losses = loss_history(1e20)
     assert len(losses) == 2
-    check_record(tmp_path, run(tmp_path, "--model.lr", "1e20", "--model.engine", engine, code=3), losses)
-    assert list_checkpoints(tmp_path / "run") == []
+    check_record(tmp_path, run(tmp_path, "--model.lr", "1e20", "--engine", engine, code=3), losses)
+    assert RunFolder(tmp_path / "run").checkpoints == []
 
 
 def test_a_late_divergence_keeps_the_last_good_checkpoint_and_names_the_step_at_which_a_plain_loop_diverges(
@@ -69,36 +70,36 @@ def test_a_late_divergence_keeps_the_last_good_checkpoint_and_names_the_step_at_
 ) -> None:
     seed, losses = late
     check_record(tmp_path, run(tmp_path, "--model.lr", LATE, "--seed_everything", seed, code=3), losses)
-    kept = int(list_checkpoints(tmp_path / "run")[0].stem[5:])
-    assert len(losses) - 2 * BLOCK < kept < len(losses)
-    assert all(weight.isfinite().all() for weight in load_mlp(tmp_path / "run").parameters())
+    kept = int(RunFolder(tmp_path / "run").checkpoints[0].stem[5:])
+    assert kept == (len(losses) - 1) // STEPS * STEPS  # the end of the last whole epoch
+    assert all(weight.isfinite().all() for weight in load_network(tmp_path / "run").mlp.parameters())
 
 
 def test_a_diverging_run_that_was_killed_diverges_at_the_same_step(late: tuple[str, list[float]], tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     options = ("--model.lr", LATE, "--seed_everything", late[0])
     run(undisturbed, *options, code=3)
-    for moment in (Moment("divergence", "check_finite", 4), Moment("result", "finish")):
+    for moment in (Moment("recorder", "_end_block", 6), Moment("finish", "finish")):
         assert Victim(*OPTIONS, *options, folder=killed, moment=moment).wait() == -9
     run(killed, *options, code=3)
     assert result_of(killed / "run") == result_of(undisturbed / "run")
     assert points_of(killed / "run") == points_of(undisturbed / "run")
 
 
-def test_a_loss_that_is_not_finite_after_the_very_last_step_counts_as_diverged(root: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_after_the_very_last_step_counts_as_diverged(tmp_path: Path) -> None:
     result = run(tmp_path, "--model.lr", "1e30", "--trainer.max_steps", "1", "--data.val_size", "100", code=3)
     assert result["diverged"] == {"epoch": 1, "step": 1}
 
 
-def test_a_validation_loss_that_is_not_finite_is_recorded_as_null(root: Path, tmp_path: Path) -> None:
+def test_a_validation_loss_that_is_not_finite_is_recorded_as_null(tmp_path: Path) -> None:
     options = ("--model.lr", "1e30", "--data.train_size", "8", "--data.val_size", "100")
     result = run(tmp_path, *options, code=3)
     assert result["val_loss_by_epoch"] == [None]
     assert result["diverged"] == {"epoch": 2, "step": 2}
 
 
-def test_a_run_that_only_collapses_is_trained_to_its_end(root: Path, tmp_path: Path) -> None:
-    losses = loss_history(root, 3.0, hidden=(64, 32))
+def test_a_run_that_only_collapses_is_trained_to_its_end(tmp_path: Path) -> None:
+    losses = loss_history(3.0, hidden=(64, 32))
     assert math.isfinite(losses[-1]), "diverges: choose another learning rate"
     result = run(tmp_path, "--model.lr", "3", "--model.hidden", "[64,32]", code=0)
     assert result["outcome"] == "collapsed"

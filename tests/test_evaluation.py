@@ -7,13 +7,13 @@ import pytest
 from remains import result_of
 
 from lit_mnist.cli.main import main
-from lit_mnist.record.checkpoint import list_checkpoints
+from lit_mnist.record.folder import RunFolder
 
 SMALL = ("--model.hidden", "[64,32]", "--data.train_size", "3000", "--data.val_size", "500", "--trainer.max_epochs", "2")
 
 
 @pytest.fixture(scope="module", params=["32-true", "64-true", "bf16-true", "bf16-mixed"])
-def run(request: pytest.FixtureRequest, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     options = ["--threads", "1", "--trainer.precision", request.param, "--run_dir", str(folder)]
     assert main(["fit", "--config", "lr0.1", *SMALL, *options]) == 0
@@ -32,8 +32,8 @@ def test_validate_prints_the_runs_last_validation_and_nothing_else(run: Path, ca
     assert main(["validate", "--ckpt_path", str(run)]) == 0
     result = result_of(run)
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["val/accuracy", f"{100 * result['val_accuracy_by_epoch'][-1]:.2f}", "%"],
         ["val/loss", f"{result['val_loss_by_epoch'][-1]:.4f}"],
+        ["val/accuracy", f"{100 * result['val_accuracy_by_epoch'][-1]:.2f}", "%"],
     ]
 
 
@@ -56,7 +56,7 @@ def test_only_the_finished_network_on_its_own_data_is_drawn_into_the_record(run:
     assert {"confusion.png", "mistakes.png"} <= set(drawn)
     for name in drawn:
         (run / name).write_bytes(b"kept")
-    older = list_checkpoints(run)[1]
+    older = RunFolder(run).checkpoints[1]
     assert main(["test", "--ckpt_path", str(older)]) == 0
     assert set(pictures(run).values()) == {b"kept"}
 
@@ -64,7 +64,7 @@ def test_only_the_finished_network_on_its_own_data_is_drawn_into_the_record(run:
 @pytest.mark.parametrize("run", ["32-true"], indirect=True)
 def test_a_checkpoint_far_from_its_run_is_tested_and_what_lies_there_is_left_alone(run: Path, workplace: Path) -> None:
     (workplace / "project" / "models").mkdir(parents=True)
-    shutil.copy(list_checkpoints(run)[0], workplace / "project" / "models" / "net.ckpt")
+    shutil.copy(RunFolder(run).checkpoints[0], workplace / "project" / "models" / "net.ckpt")
     for name in ("config.yaml", "result.json", "important.test"):
         (workplace / "project" / name).write_text("server:\n  port: 8080\n")
     before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
@@ -76,7 +76,7 @@ def test_a_checkpoint_far_from_its_run_is_tested_and_what_lies_there_is_left_alo
 def test_a_checkpoint_alone_is_measured_on_the_data_that_it_was_trained_for(
     run: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(list_checkpoints(run)[0], workplace / "net.ckpt")
+    shutil.copy(RunFolder(run).checkpoints[0], workplace / "net.ckpt")
     for command in ("validate", "test"):
         assert main([command, "--ckpt_path", str(run)]) == 0
         of_the_run = capsys.readouterr().out.splitlines()[:2]

@@ -143,7 +143,7 @@ VALUES = st.sampled_from(
         float("nan"),
         float("inf"),
         "",
-        "x" * 10000,
+        "x" * 10_000,
         "\x1b[31m",
         "../../x",
         b"x",

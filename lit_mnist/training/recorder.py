@@ -155,7 +155,8 @@ class Recorder(Checkpoint):
         now = time.monotonic()
         self._seconds_in_epoch += now - self._clock
         self._clock = now
-        if sum(map(len, self._pending)) >= IMAGES_PER_BLOCK // self.experiment["batch_size"]:
+        is_full = sum(map(len, self._pending)) >= IMAGES_PER_BLOCK // self.experiment["batch_size"]
+        if "losses" in outputs or is_full or trainer.is_last_batch:
             self._end_block(trainer)
 
     def _end_block(self, trainer: pl.Trainer) -> None:
