@@ -130,7 +130,7 @@ def damage(content: bytes, draw: st.DataObject) -> bytes:
     return bytes(damaged)
 
 
-VALUES = st.sampled_from(
+VALUES: st.SearchStrategy[Any] = st.sampled_from(
     [
         None,
         True,

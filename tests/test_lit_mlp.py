@@ -26,7 +26,8 @@ QUIET: dict[str, Any] = {
 
 
 def network(kind: type[LitMLP] = LitMLP, **options: Any) -> LitMLP:
-    return kind(**({"hidden": HIDDEN, "seed": SEED} | options))
+    chosen: dict[str, Any] = {"hidden": HIDDEN, "seed": SEED}
+    return kind(**(chosen | options))
 
 
 def data(batch_size: int = 32, **options: Any) -> MNISTDataModule:
@@ -90,7 +91,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_validation_a_logger_and_checkpoints_change_no_bit(tmp_path: Path) -> None:
-    hashes = set()
+    hashes: set[str] = set()
     for options in (
         {"limit_val_batches": 0},
         {"val_check_interval": 5, "logger": pl.loggers.CSVLogger(tmp_path), "log_every_n_steps": 1},
@@ -113,7 +114,7 @@ def test_evaluation_counts_every_image_once_in_eval_mode_whatever_the_batches() 
     ragged.batches = [(images[:9000], labels[:9000]), (images[9000:], labels[9000:])]
     trainer = pl.Trainer(**QUIET)
     for loaders in ({"datamodule": module}, {"dataloaders": ragged}):
-        (tested,) = trainer.test(model, **loaders, verbose=False)  # type: ignore[arg-type]
+        (tested,) = trainer.test(model, **loaders, verbose=False)
         assert tested["test/accuracy"] == pytest.approx(accuracy, abs=1e-7)
         assert tested["test/loss"] == pytest.approx(loss, rel=1e-5)
 

@@ -4,19 +4,20 @@ import sys
 import time
 from typing import Any
 
-from lit_mnist import LitMLP, cli
+from lit_mnist.cli.main import main
+from lit_mnist.engines.exact import ExactEngine
 
 MARK = "first SGD step at"
 
-_training_step = LitMLP.training_step
+_steps = ExactEngine.steps
 
 
-def _first_step(self: LitMLP, *args: Any) -> Any:
+def _first_steps(self: ExactEngine, *args: Any) -> Any:
     print(f"\n{MARK} {time.time()}", flush=True)
-    setattr(LitMLP, "training_step", _training_step)  # noqa: B010
-    return _training_step(self, *args)
+    setattr(ExactEngine, "steps", _steps)  # noqa: B010
+    return _steps(self, *args)
 
 
 if __name__ == "__main__":
-    setattr(LitMLP, "training_step", _first_step)  # noqa: B010
-    sys.exit(cli.main(sys.argv[1:]))
+    setattr(ExactEngine, "steps", _first_steps)  # noqa: B010
+    sys.exit(main(sys.argv[1:]))

@@ -73,7 +73,7 @@ def fit(engine: str, batch_size: int, threads: int, images: int, epochs: int) ->
     """Trains with all that is on by default; returns the seconds of each epoch, evaluation excepted."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = [
-            f"--model.engine={engine}",
+            f"--engine={engine}",
             f"--data.batch_size={batch_size}",
             f"--data.train_size={images}",
         ]
@@ -87,7 +87,7 @@ def fit(engine: str, batch_size: int, threads: int, images: int, epochs: int) ->
 def whole_command(engine: str, epochs: int) -> float:
     """Seconds of `fit --config lr0.1` with everything that it does by default, from start to end."""
     with tempfile.TemporaryDirectory() as folder:
-        options = [f"--model.engine={engine}", f"--trainer.max_epochs={epochs}", f"--run_dir={folder}/run"]
+        options = [f"--engine={engine}", f"--trainer.max_epochs={epochs}", f"--run_dir={folder}/run"]
         return run(["-m", "lit_mnist", "fit", "--config", "lr0.1", *options]).seconds
 
 

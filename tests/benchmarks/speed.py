@@ -20,12 +20,13 @@ from typing import Any
 import fit_process
 from table import OWN_THREADS, Table
 
-from lit_mnist.datasets.files import DEFAULT_ROOT, prepare
-
 EPOCH_IMAGES = 60_000
 WORKER = Path(__file__).with_name("worker.py")
 ENGINES = {"lit_mnist exact": "exact", "lit_mnist fast": "fast"}
-OTHERS = ("plain tensor loop", "Lightning as usual", "eight bare products", "JAX", "Keras")
+OTHERS = (
+    *("plain tensor loop", "Lightning as usual", "LitMLP in a plain Trainer", "fast engine alone"),
+    *("eight bare products", "scikit-learn", "JAX", "Keras"),
+)
 NOTEBOOK = "notebook loop"
 PACKAGES = ("lit_mnist", "torch", "torchvision", "pytorch_lightning", "torchmetrics", "jax", "keras")
 
@@ -149,7 +150,6 @@ def machine() -> dict[str, Any]:
 
 def main(args: list[str] | None = None) -> None:
     options = parse(args)
-    prepare("MNIST", DEFAULT_ROOT)
     installed = {"JAX": "jax", "Keras": "keras"}
     contenders = [name for name in options.contenders if find_spec(installed.get(name, "torch"))]
     record: dict[str, Any] = {"machine": machine(), "images": options.images, "repeats": options.repeats}

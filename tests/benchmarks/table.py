@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+PLAIN_TRAINER = "LitMLP in a plain Trainer"
 OWN_THREADS = 0
 """The thread count of a contender that was left its libraries' own default."""
 
@@ -100,6 +101,9 @@ class Table:
                 add(f"time of exact / plain loop, threads {n}", size, exact, plain)
                 add(f"time of plain loop / fast, threads {n}", size, plain, fast)
                 add(f"time of fast / JAX, threads {n}", size, fast, jax)
+                add(f"time of fast engine alone / JAX, threads {n}", size, self.find("fast engine alone", size, n), jax)
+                usual = self.find("Lightning as usual", size, n)
+                add(f"time of LitMLP / Lightning as usual, threads {n}", size, self.find(PLAIN_TRAINER, size, n), usual)
                 add(f"time of notebook loop / exact, threads {n}", size, notebook, exact)
             add("time of notebook loop / exact, at its best", size, notebook, best_exact)
             best_fast, best_jax = self._best("lit_mnist fast", size, counts), self._best("JAX", size, counts)

@@ -25,12 +25,12 @@ def main(contender: str, threads: int, count: int) -> None:
     from contenders import TORCH
     from rivals import jax_scan, keras_fit
 
-    from lit_mnist.datasets.files import DEFAULT_ROOT, load
+    from lit_mnist.datasets.files import load
 
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(1)
-    pictures, labels = load("MNIST", DEFAULT_ROOT, "train")
+    pictures, labels = load("MNIST").train
     images, labels = pictures[:count].flatten(1).float() / 255, labels[:count]
     contenders = {**TORCH, "JAX": jax_scan, "Keras": keras_fit}
     epochs = {}
