@@ -152,7 +152,7 @@ def _is_light_on_dark(small: Grey) -> bool:
 
 
 def _smoothed(level: Grey) -> tuple[Grey, float]:
-    """Where there is noise: the mean over 3x3 pixels, and an upper bound of the noise that is left.
+    """Smooths where there is noise: the mean over 3x3 pixels, and an upper bound of the noise that is left.
 
     White noise would shrink to a third of its standard deviation; a lossy format makes blotches of it, which stay.
     """
