@@ -79,7 +79,7 @@ def test_a_diverging_run_that_was_killed_diverges_at_the_same_step(late: tuple[s
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     options = ("--model.lr", LATE, "--seed_everything", late[0])
     run(undisturbed, *options, code=3)
-    for moment in (Moment("recorder", "_end_block", 6), Moment("finish", "finish")):
+    for moment in (Moment("recorder", "_check_finite", 6), Moment("finish", "finish")):
         assert Victim(*OPTIONS, *options, folder=killed, moment=moment).wait() == -9
     run(killed, *options, code=3)
     assert result_of(killed / "run") == result_of(undisturbed / "run")

@@ -155,9 +155,18 @@ class Recorder(Checkpoint):
         now = time.monotonic()
         self._seconds_in_epoch += now - self._clock
         self._clock = now
+        if "losses" in outputs and trainer.world_size == 1:  # where it costs nothing beside the steps
+            self._check_finite(trainer, self._pending[-1])
         is_full = sum(map(len, self._pending)) >= IMAGES_PER_BLOCK // self.experiment["batch_size"]
-        if "losses" in outputs or is_full or trainer.is_last_batch:
+        if is_full or trainer.is_last_batch:
             self._end_block(trainer)
+
+    def _check_finite(self, trainer: pl.Trainer, losses: Tensor) -> None:
+        """Raises `Diverged` if a loss of the newest SGD steps, (n,), is infinite or NaN."""
+        finite = losses.isfinite()
+        if not finite.all():
+            first = trainer.global_step - len(losses) + 1
+            raise Diverged(trainer.current_epoch + 1, first + int(finite.int().argmin()))
 
     def _end_block(self, trainer: pl.Trainer) -> None:
         """Records the mean loss of the block of SGD steps that ends, of about 4,096 images however the steps were made."""
@@ -166,10 +175,7 @@ class Recorder(Checkpoint):
         losses, self._pending = torch.cat(self._pending), []
         if trainer.world_size > 1:
             losses = trainer.strategy.reduce(losses.double(), reduce_op="mean").to(losses.dtype)
-        finite = losses.isfinite()
-        if not finite.all():
-            first = trainer.global_step - len(losses) + 1
-            raise Diverged(trainer.current_epoch + 1, first + int(finite.int().argmin()))
+        self._check_finite(trainer, losses)
         self._losses.append(losses)
         point = trainer.global_step, losses.mean().item()
         self.history.train_loss_by_block.append(point)
