@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ MOST_RUNS = 1000  # more need --yes: a typing error in a grid is quickly made
 BASE_OF_A_GRID = "lr0.1"
 
 
-def parser() -> Parser:
+def study_parser() -> Parser:
     """Makes the parser; options that it does not know go to `fit`."""
     parser = Parser(
         prog="python -m lit_mnist study",
@@ -26,25 +27,20 @@ def parser() -> Parser:
         epilog="example: lit_mnist study --grid model.lr=0.01,0.1,1 --grid data.batch_size=8,32 --seeds 5\n"
         "exit codes: 0 all runs done, 3 a run diverged, 1 a run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM",
     )
-    helps = {
-        "configs": f"files or shipped names (default: {' '.join(SHIPPED)})",
-        "seeds": "number of seeds from 1 on, or a list of them (default: 3)",
-        "grid": "values of an option of fit; may be repeated, all combinations are run; "
-        f"starts from {BASE_OF_A_GRID} unless --configs is given",
-        "out": "folder of the study (default: logs/study)",
-        "workers": "runs at once on this machine (default: one per core)",
-        "scheduler": "send the runs to a Dask cluster whose workers see this working directory",
-        "dry_run": "write the config files, print the command line of each run, start none",
-        "yes": f"start even more than {MOST_RUNS} runs",
-    }
-    parser.add_argument("--configs", nargs="+", action="extend", metavar="CONFIG", help=helps["configs"])
-    parser.add_argument("--seeds", default="3", metavar="N|A,B", help=helps["seeds"])
-    parser.add_argument("--grid", action="append", default=[], metavar="OPTION=A,B", help=helps["grid"])
-    parser.add_argument("--out", type=Path, default=Path("logs/study"), metavar="DIR", help=helps["out"])
-    parser.add_argument("--workers", type=int, metavar="N", help=helps["workers"])
-    parser.add_argument("--scheduler", metavar="ADDRESS", help=helps["scheduler"])
-    parser.add_argument("--dry-run", action="store_true", help=helps["dry_run"])
-    parser.add_argument("--yes", action="store_true", help=helps["yes"])
+    configs = f"files or shipped names (default: {' '.join(SHIPPED)})"
+    grid = "values of an option of fit; may be repeated, all combinations are run; "
+    grid += f"starts from {BASE_OF_A_GRID} unless --configs is given"
+    scheduler = "send the runs to a Dask cluster whose workers see this working directory and have these versions of packages"
+    dry_run = "write the config files, print the command line of each run, start none"
+    add = parser.add_argument
+    add("--configs", nargs="+", action="extend", metavar="CONFIG", help=configs)
+    add("--seeds", default="3", metavar="N|A,B", help="number of seeds from 1 on, or a list of them (default: 3)")
+    add("--grid", action="append", default=[], metavar="OPTION=A,B", help=grid)
+    add("--out", type=Path, default=Path("logs/study"), metavar="DIR", help="folder of the study (default: logs/study)")
+    add("--workers", type=int, metavar="N", help="runs at once on this machine (default: one per core)")
+    add("--scheduler", metavar="ADDRESS", help=scheduler)
+    add("--dry-run", action="store_true", help=dry_run)
+    add("--yes", action="store_true", help=f"start even more than {MOST_RUNS} runs")
     return parser
 
 
@@ -55,11 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: The command line or a config is wrong, or the folder holds runs of other settings. Nothing was written.
         Stopped: A signal came; all runs have been stopped.
     """
-    options, fit_options = parser().parse_known_args(arguments)
-    from lit_mnist.study import plan
-    from lit_mnist.study.execute import check, conduct
-    from lit_mnist.study.progress import FAILED as FAILED_RUN
-    from lit_mnist.study.progress import read_status, results_table
+    options, fit_options = study_parser().parse_known_args(arguments)
+    from lit_mnist.study import execute, plan
 
     if options.workers is not None and (options.workers < 1 or options.scheduler):
         raise ValueError("--workers: at least 1, and not with --scheduler, whose cluster has its own.")
@@ -69,26 +62,30 @@ def main(arguments: Sequence[str]) -> int:
     if count > MOST_RUNS and not options.yes:
         raise ValueError(f"That would be {count:,} runs: confirm with --yes, or give fewer values or seeds.")
     for_all = plan.parse_options(fit_options)
-    study = plan.plan_study(configs, grid, for_all, seeds, options.out, keep_names=bool(options.configs))
+    runs = plan.plan_study(configs, grid, for_all, seeds, options.out, keep_names=bool(options.configs))
     try:
-        plan.refuse_other_settings(study)
+        plan.refuse_other_settings(runs)
     except ValueError:
-        check(study, study.runs)  # a mistyped option is the truer reason
+        execute.check(runs)  # a mistyped option is the truer reason
         raise
     if options.dry_run:
-        check(study, study.runs)
-        plan.write_configs(study)
-        print(*(run.line for run in study.runs), sep="\n")
+        execute.check(runs)
+        plan.write_configs(runs)
+        print(*(shlex.join(["python", "-m", "lit_mnist", *run.arguments]) for run in runs), sep="\n")
         return DONE
-    statuses = {run: status for run in study.runs if (status := read_status(run.folder))}
-    if len(statuses) < len(study.runs):
-        conduct(study, statuses, options.workers, options.scheduler)
-    if len(statuses) < len(study.runs):
+    statuses = execute.conduct(runs, options.workers, options.scheduler)
+    if len(statuses) < len(runs):
         return FAILED
-    print(results_table({run: statuses[run] for run in study.runs}), flush=True)
-    if any(status.result for status in statuses.values()):
+    results = [status.result for status in statuses.values() if status.result]
+    for run, status in statuses.items():
+        if status.result is None or status.result.failed:
+            print(f"{run}: {status.state}. {status.reason}", flush=True)
+    if results:
         from lit_mnist.report import main as report
+        from lit_mnist.report import results_table
 
+        print(results_table(options.out), flush=True)
         report([str(options.out)])
-    states = {status.state for status in statuses.values()}
-    return FAILED if FAILED_RUN in states else DIVERGED if "diverged" in states else DONE
+    if len(results) < len(runs):
+        return FAILED
+    return DIVERGED if any(result.outcome == "diverged" for result in results) else DONE

@@ -5,6 +5,7 @@ thread, since a fork copies no other; it forks a child for each request, and end
 Where a fork is not safe, which is anywhere but on Linux, each request gets a new process, which imports all by itself.
 """
 
+import functools
 import gc
 import json
 import os
@@ -13,46 +14,58 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import traceback
+from contextlib import suppress
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any
 
 from lit_mnist.cli import DIVERGED, DONE, FAILED
 from lit_mnist.record.printable import one_line
 from lit_mnist.training.signals import end_with_parent
 
-MODULE = "lit_mnist.study.server"
+SERVER = [sys.executable, "-m", "lit_mnist.study.server"]
 PROMPT = "$ python -m lit_mnist "  # begins the line that says what a process executes
-LOOK_SECONDS = 0.05  # between two looks at the children
+LOOK_SECONDS = 0.05  # between two looks at processes and files
 # what a run imports sooner or later
-IMPORTS = ("lit_mnist.cli.fit", "lit_mnist.plots", "matplotlib.backends.backend_agg", "torch.utils.tensorboard")
+IMPORTS = ("lit_mnist.cli.fit", "lit_mnist.plots", "matplotlib.backends.backend_agg", "matplotlib.style", "PIL.JpegImagePlugin")
+IMPORTS += ("tensorboard.plugins.hparams.plugin_data_pb2", "torch.utils.serialization", "torch.utils.tensorboard")
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # from the first import on
 
 
-class Process(Protocol):
-    """A started process: a `subprocess.Popen`, or a child of the server."""
+class ServedProcess:
+    """A child of the server, as the study's process sees it; it is used like a `subprocess.Popen`."""
 
-    def poll(self) -> int | None: ...
-    def send_signal(self, sig: int, /) -> None: ...
+    def __init__(self, server: "_Server", number: int) -> None:
+        self.server, self.number = server, number
+        self.exit_code: int | None = None
+
+    def poll(self) -> int | None:
+        """Exit code, or minus the signal that ended the child; None while it runs. OSError if the server is gone."""
+        if self.exit_code is None and self.server.ended:
+            raise ChildProcessError(None, "the process that starts runs was lost")
+        return self.exit_code
+
+    def send_signal(self, sig: int, /) -> None:
+        self.server.write({"number": self.number, "signal": sig})
 
 
-def start(calls: list[list[str]], folder: Path, output: Path) -> Process:
+def start(calls: list[list[str]], folder: Path, output: Path, engine: str = "") -> "subprocess.Popen[bytes] | ServedProcess":
     """Starts a process that executes command lines one after another, until one fails.
 
     Args:
         calls: Arguments of `lit_mnist`, of each command line.
         folder: Working directory.
         output: File to which the process appends what it prints.
+        engine: Engine of the runs; what "fast" compiles is loaded once for all of them.
 
     Raises:
         OSError: No process can be started; the sentence says why.
     """
-    request = {"calls": calls, "folder": str(folder), "output": str(output)}
+    request = {"calls": calls, "folder": str(folder), "output": str(output), "engine": engine}
     if sys.platform != "linux":
-        return subprocess.Popen([sys.executable, "-m", MODULE, json.dumps(request)], **_surroundings(folder))
+        return subprocess.Popen([*SERVER, json.dumps(request)], **_surroundings(folder))
     global _server
     with _lock:
         if _server is None or _server.ended:
@@ -69,7 +82,7 @@ def close() -> None:
             _server = None
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # of several threads that start and stop runs, one writes at a time
 _server: "_Server | None" = None
 
 
@@ -79,74 +92,44 @@ def _surroundings(folder: Path) -> dict[str, Any]:
     return {"cwd": folder, "env": environment, "stdin": subprocess.DEVNULL, "start_new_session": True}
 
 
-class _Child:
-    """A child of the server, as the study's process sees it."""
-
-    def __init__(self, server: "_Server", number: int) -> None:
-        self.server, self.number = server, number
-        self.exit_code: int | None = None
-
-    def poll(self) -> int | None:
-        """Exit code, or minus the signal that ended the child; None while it runs. OSError if the server is gone."""
-        if self.exit_code is None and self.server.ended:
-            raise self.server.failure()
-        return self.exit_code
-
-    def send_signal(self, sig: int, /) -> None:
-        self.server.write({"number": self.number, "signal": sig})
-
-
 class _Server:
     """The server's process, as the study's process sees it."""
 
     def __init__(self, folder: Path) -> None:
-        self.children: dict[int, _Child] = {}  # those that run, by the number of the request
+        self.children: dict[int, ServedProcess] = {}  # those that run, by the number of the request
         self.ended = False
         self._count = 0
-        self._writing = threading.Lock()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the server runs)
-        pipes = {**_surroundings(folder), "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
-        self._process = subprocess.Popen([sys.executable, "-m", MODULE], text=True, **pipes)
+        pipes = {**_surroundings(folder), "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(SERVER, text=True, **pipes)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     def _listen(self) -> None:
         assert self._process.stdout
-        for line in self._process.stdout:
-            answer = json.loads(line)
-            self.children.pop(answer["number"]).exit_code = answer["exit_code"]
+        with self._process.stdout as answers:
+            for answer in map(json.loads, answers):
+                self.children.pop(answer["number"]).exit_code = answer["exit_code"]
         self.ended = True
-        self._process.stdout.close()
 
-    def start(self, request: dict[str, Any]) -> _Child:
+    def start(self, request: dict[str, Any]) -> ServedProcess:
         self._count += 1
-        child = self.children[self._count] = _Child(self, self._count)
+        child = self.children[self._count] = ServedProcess(self, self._count)
         self.write({"number": child.number, **request})
         return child
 
     def write(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
-        try:
-            with self._writing:  # threads of several runs write
-                self._process.stdin.write(json.dumps(message) + "\n")
-                self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self.failure() from None
-
-    def failure(self) -> OSError:
-        """Makes an error of what the server said last."""
-        code = self._process.wait()
-        self._errors.seek(0)
-        words = last_words(self._errors.read().decode(errors="replace"))
-        return ChildProcessError(None, f"the process that starts runs ended with exit code {code}: {words}")
+        with _lock:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
 
     def close(self) -> None:
         """Ends the server and all its children."""
         assert self._process.stdin
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._listener.join()
-        self._errors.close()
 
 
 def last_words(output: str) -> str:
@@ -158,10 +141,11 @@ def last_words(output: str) -> str:
 
 def serve() -> None:
     """Imports what runs need, and forks a child for each request until the input ends."""
-    server, answers = os.getpid(), os.dup(1)
+    answers = os.dup(1)
     os.dup2(2, 1)  # what imports print is not an answer
     for name in IMPORTS:
-        import_module(name)
+        with suppress(ImportError):  # a run will say so
+            import_module(name)
     gc.freeze()  # or a child's garbage collection would copy all that is here
     children: dict[int, int] = {}  # process ids, by the number of the request
     unread = b""
@@ -171,14 +155,11 @@ def serve() -> None:
                 break
             *lines, unread = (unread + read).split(b"\n")
             for message in map(json.loads, lines):
-                if "signal" in message:
-                    if message["number"] in children:
-                        os.kill(children[message["number"]], message["signal"])
-                elif pid := os.fork():
-                    children[message["number"]] = pid
-                else:
-                    os.close(answers)
-                    _become_run(message, server)
+                number = message.pop("number")
+                if "calls" in message:
+                    children[number] = _fork(message)
+                elif number in children:
+                    os.kill(children[number], message["signal"])
         for number, pid in list(children.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -189,8 +170,13 @@ def serve() -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _become_run(request: dict[str, Any], server: int) -> NoReturn:
-    """Executes a request in a child, which ends without tearing down what it shares with the server: that takes seconds."""
+def _fork(request: dict[str, Any]) -> int:
+    """Returns the child's process id. The child does not tear down what it shares with the server: that takes seconds."""
+    if request["engine"] == "fast":
+        _load_compiled_loops()
+    server = os.getpid()
+    if pid := os.fork():
+        return pid
     code = FAILED
     try:
         os.setsid()
@@ -201,7 +187,16 @@ def _become_run(request: dict[str, Any], server: int) -> NoReturn:
     os._exit(code)
 
 
-def run(calls: list[list[str]], folder: str, output: str, **_: Any) -> int:
+@functools.cache
+def _load_compiled_loops() -> None:
+    """Calls the fast engine with one thread, if numba is there: each run would wait 0.6 s for it, or 12 s uncached."""
+    torch, fast = import_module("torch"), import_module("lit_mnist.engines.fast")
+    if fast.HAS_NUMBA:
+        images, labels = torch.zeros(1, 1, 1), torch.zeros(1, dtype=torch.int64)
+        fast.FastEngine(fast.MLP((1, 1), 2, (1,)), 0.1).steps(images, labels, 1)
+
+
+def run(calls: list[list[str]], folder: str, output: str, engine: str) -> int:
     """Executes a request in this process, which becomes one like `python -m lit_mnist`; returns the exit code."""
     from lit_mnist.cli.main import main
 
