@@ -51,24 +51,22 @@ def conduct(runs: Sequence[RunSpec], workers: int | None = None, scheduler: str 
         with open_executor(workers, scheduler) as (executor, at_once):
             check(unfinished)
             write_configs(runs)
-            _say(f"{len(runs)} runs{before}; {at_once} at once.")
+            print(f"{len(runs)} runs{before}; {at_once} at once.", file=sys.stderr, flush=True)
             progress = Progress(runs, statuses)
             with progress.shown():
                 _train_runs(unfinished, statuses, executor, progress)
     except CancelledError:
-        _say("lit_mnist: The Dask scheduler was lost. The same command continues the study.")
+        print("lit_mnist: The Dask scheduler was lost. The same command continues the study.", file=sys.stderr, flush=True)
         statuses = read_statuses(runs)
     except (Stopped, KeyboardInterrupt) as stopped:
         left = f"{len(runs) - len(read_statuses(runs))} of {len(runs)} runs are unfinished"
-        _say(f"Stopped by {str(stopped) or 'Ctrl-C'}: {left}. The same command continues the study.")
+        print(
+            f"Stopped by {str(stopped) or 'Ctrl-C'}: {left}. The same command continues the study.", file=sys.stderr, flush=True
+        )
         raise
     finally:
         server.close()
     return {run: statuses[run] for run in runs if run in statuses}
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
 
 
 def check(runs: Sequence[RunSpec]) -> None:
@@ -84,9 +82,7 @@ def check(runs: Sequence[RunSpec]) -> None:
             file.write_text(group.text, encoding="utf-8")
         output = Path(folder) / "output.txt"
         short = ["--threads", "1", "--trainer.fast_dev_run", "true"]
-        process = server.start([["fit", "--config", str(file), *short] for file in files], Path.cwd(), output)
-        while (code := process.poll()) is None:
-            time.sleep(server.LOOK_SECONDS)
+        code = server.run_apart([["fit", "--config", str(file), *short] for file in files], Path.cwd(), output)
         if code not in (DONE, DIVERGED):
             said = output.read_text(encoding="utf-8", errors="replace")
             raise ValueError(f"{groups[said.count(server.PROMPT) - 1].name}: {server.last_words(said)}")
@@ -134,7 +130,13 @@ def _train_runs(runs: Sequence[RunSpec], statuses: dict[RunSpec, Status], execut
                 futures[executor.submit(train_run, run, Path.cwd(), stop, wait)] = run
             for future in as_completed(futures):
                 run = futures[future]
-                statuses[run] = _status(future, run)
+                try:
+                    statuses[run] = future.result()
+                except Exception as error:  # of a cluster; of a KilledWorker, several workers died of the run
+                    if isinstance(error, CancelledError):
+                        raise
+                    reason = f"the cluster could not run it ({type(error).__name__}: {one_line(str(error))})."
+                    statuses[run] = _failed(run.folder, reason)
                 progress.say(run)
             runs = [run for run in runs if statuses[run].state == ELSEWHERE]
     except BaseException:
@@ -143,15 +145,6 @@ def _train_runs(runs: Sequence[RunSpec], statuses: dict[RunSpec, Status], execut
         raise
     finally:
         stop.unlink(missing_ok=True)
-
-
-def _status(future: Future[Status], run: RunSpec) -> Status:
-    try:
-        return future.result()
-    except CancelledError:
-        raise
-    except Exception as error:  # of whatever a cluster could not do; of a KilledWorker, several workers died of the run
-        return _failed(run.folder, f"the cluster could not run it ({type(error).__name__}: {one_line(str(error))}).")
 
 
 def train_run(run: RunSpec, workplace: Path, stop: Path, wait: bool) -> Status:
@@ -197,20 +190,14 @@ def _held(path: Path, stop: Path, wait: bool) -> Iterator[bool]:
 
 
 def _train(run: RunSpec, workplace: Path, stop: Path) -> Status:
-    """Watches a run in a process of its own until it ends; sends it SIGTERM when the study stops."""
+    """Trains a run in a process of its own, and finds out how it ended."""
     folder = workplace / run.folder
     (folder / "failure.json").unlink(missing_ok=True)
     output = folder / "output.txt"
-    process = server.start([run.arguments], workplace, output, str(run.group.settings.get("engine")))
-    stopping = False
-    while (code := process.poll()) is None:
-        if stop.exists() and not stopping:
-            stopping = True
-            process.send_signal(signal.SIGTERM)
-        time.sleep(server.LOOK_SECONDS)
+    code = server.run_apart([run.arguments], workplace, output, str(run.group.settings.get("engine")), stop)
     if status := read_status(folder):
         return status
-    if stopping:
+    if stop.exists():
         return Status(ELSEWHERE)
     if code < 0:
         return _failed(folder, f"fit was killed by {signal.Signals(-code).name}.", code)

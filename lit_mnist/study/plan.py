@@ -1,9 +1,9 @@
 """What a study will run: groups of runs that share all settings but the seed, each with a config file, and its runs."""
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ import yaml
 from filelock import FileLock
 
 from lit_mnist.record.atomic import write_atomically
-from lit_mnist.record.configs import NOT_YAML, find_config, parse_yaml, read_config
+from lit_mnist.record.configs import find_config, parse_yaml, read_config
 from lit_mnist.record.printable import one_line
 
 Settings = dict[str, Any]  # nested by the dots of the option: {"model": {"lr": 0.1}}
 Grid = dict[str, list[Any]]  # dotted options with their values: {"model.lr": [0.01, 0.1]}
 
-MOST_SEEDS = 2**32  # seeds lie below it, as numpy requires
 LONGEST_FOLDER_NAME = 200  # bytes; file systems take 255, of which the config file's suffix is a part
 RESERVED = {
     "config": "name config files with --configs",
@@ -72,29 +71,12 @@ class RunSpec:
         return f"{self.group.name} seed {self.seed}"
 
 
-def parse_values(text: str) -> list[Any]:
-    """Parses values separated by commas, each a number, true, false, null, text, or a [list] or {dict} in YAML.
-
-    Numbers, words and times keep the meaning they have in Python: YAML would read 1e-3 as text, `on` as true, 00:10:00 as 600.
-
-    Raises:
-        ValueError: A value is missing, or a bracket.
-    """
+def parse_value(text: str) -> Any:
+    """Parses JSON, such as 0.1, false or [512, 256]; returns other text as it is, for the parser of `fit`."""
     try:
-        return [_typed(value) for value in yaml.load(f"[{text}]", Loader=yaml.BaseLoader)]
-    except NOT_YAML:
-        raise ValueError(f"{text!r} is not a list of values in YAML: look for a missing value, bracket or quote.") from None
-
-
-def _typed(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_typed(each) for each in value]
-    if isinstance(value, dict):
-        return {key: _typed(each) for key, each in value.items()}
-    for number in (int, float):
-        with suppress(ValueError):
-            return number(value)
-    return {"true": True, "false": False, "null": None}.get(value, value)
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def parse_options(arguments: Sequence[str]) -> Settings:
@@ -111,16 +93,19 @@ def parse_options(arguments: Sequence[str]) -> Settings:
         name, equals, text = word.partition("=")
         if not equals and (text := next(words, "--")).startswith("--"):
             raise ValueError(f"{name} needs a value.")
-        options[name[2:]] = parse_values(text)[0] if text.startswith(("[", "{")) else _typed(text)
+        options[name[2:]] = parse_value(text)
     return options
 
 
 def parse_grid(axes: Sequence[str]) -> Grid:
-    """Parses arguments like "model.lr=0.01,0.1", in their order. Raises ValueError if one has no values."""
+    """Parses arguments like "model.lr=0.01,0.1", in their order. Raises ValueError if a value is missing."""
     grid: Grid = {}
     for axis in axes:
         option, _, text = axis.removeprefix("--").partition("=")
-        if not (values := parse_values(text)):
+        values = parse_value(f"[{text}]")
+        if isinstance(values, str):  # words among them
+            values = [parse_value(value) for value in text.split(",")]
+        if not values or "" in values:
             raise ValueError(f"--grid {axis}: write an option and its values, like model.lr=0.01,0.1.")
         grid[option] = [*grid.get(option, []), *values]
     return grid
@@ -128,14 +113,10 @@ def parse_grid(axes: Sequence[str]) -> Grid:
 
 def parse_seeds(text: str) -> Sequence[int]:
     """Parses "5", which means 1 to 5, or "1,2,3", which means these; "7," is 7 alone. Raises ValueError if it is neither."""
-    try:
-        numbers = [int(number) for number in text.removesuffix(",").split(",")]
-        seeds = numbers if "," in text else range(1, numbers[0] + 1)
-        if not seeds or len(set(numbers)) < len(numbers) or min(numbers) < 0 or max(numbers) >= MOST_SEEDS:
-            raise ValueError
-    except ValueError:
-        hint = f"write a number of seeds, like 5, or different seeds between 0 and {MOST_SEEDS - 1}, like 1,2,3"
-        raise ValueError(f"--seeds {text}: {hint}.") from None
+    numbers = [int(number) for number in text.split(",") if number] if re.fullmatch(r"\d{1,10}(,\d{1,10})*,?", text) else []
+    seeds = numbers if "," in text else range(1, sum(numbers) + 1)
+    if not seeds:
+        raise ValueError(f"--seeds {text}: write a number of seeds, like 5, or a list of them, like 1,2,3.")
     return seeds
 
 
@@ -162,10 +143,9 @@ def set_option(settings: Settings, option: str, value: Any) -> None:
 def difference(old: Settings, new: Settings) -> str:
     """Names the first setting in which two configs differ, with both values; "" if there is none."""
     for key in sorted(old.keys() | new.keys()):
-        inner = [side.get(key) for side in (old, new)]
-        if all(isinstance(each, dict) for each in inner):
-            if found := difference(*inner):
-                return f"{key}.{found}"
+        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
+            if inner := difference(old[key], new[key]):
+                return f"{key}.{inner}"
             continue
         before, after = (repr(side[key]) if key in side else "unset" for side in (old, new))
         if before != after:

@@ -7,6 +7,7 @@ Where a fork is not safe, which is anywhere but on Linux, each request gets a ne
 
 import functools
 import gc
+import itertools
 import json
 import os
 import select
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from importlib import import_module, util
 from pathlib import Path
@@ -29,61 +32,39 @@ SERVER = [sys.executable, "-m", "lit_mnist.study.server"]
 PROMPT = "$ python -m lit_mnist "  # begins the line that says what a process executes
 LOOK_SECONDS = 0.05  # between two looks at processes and files
 # what a run imports sooner or later
-IMPORTS = ("lit_mnist.cli.fit", "lit_mnist.plots", "matplotlib.backends.backend_agg", "matplotlib.style", "PIL.JpegImagePlugin")
-IMPORTS += ("tensorboard.plugins.hparams.plugin_data_pb2", "torch.utils.serialization", "torch.utils.tensorboard")
+IMPORTS = "lit_mnist.cli.fit lit_mnist.plots matplotlib.backends.backend_agg matplotlib.style PIL.JpegImagePlugin "
+IMPORTS += "tensorboard.plugins.hparams.plugin_data_pb2 torch.utils.serialization torch.utils.tensorboard"
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # from the first import on
 
 
-class ServedProcess:
-    """A child of the server, as the study's process sees it; it is used like a `subprocess.Popen`."""
-
-    def __init__(self, server: "_Server", number: int) -> None:
-        self.server, self.number = server, number
-        self.exit_code: int | None = None
-
-    def poll(self) -> int | None:
-        """Exit code, or minus the signal that ended the child; None while it runs. OSError if the server is gone."""
-        if self.exit_code is None and self.server.ended:
-            raise ChildProcessError(None, "the process that starts runs was lost")
-        return self.exit_code
-
-    def send_signal(self, sig: int, /) -> None:
-        self.server.write({"number": self.number, "signal": sig})
-
-
-def start(calls: list[list[str]], folder: Path, output: Path, engine: str = "") -> "subprocess.Popen[bytes] | ServedProcess":
-    """Starts a process that executes command lines one after another, until one fails.
+def run_apart(calls: list[list[str]], folder: Path, output: Path, engine: str = "", stop: Path | None = None) -> int:
+    """Executes command lines, one after another until one fails, in a process of their own.
 
     Args:
         calls: Arguments of `lit_mnist`, of each command line.
         folder: Working directory.
         output: File to which the process appends what it prints.
         engine: Engine of the runs; what "fast" compiles is loaded once for all of them.
+        stop: File at whose appearance the process gets SIGTERM.
+
+    Returns:
+        The process's exit code, or minus the signal that ended it.
 
     Raises:
         OSError: No process can be started; the sentence says why.
     """
     request = {"calls": calls, "folder": str(folder), "output": str(output), "engine": engine}
-    if sys.platform != "linux":
-        return subprocess.Popen([*SERVER, json.dumps(request)], **_surroundings(folder))
-    global _server
-    with _lock:
-        if _server is None or _server.ended:
-            _server = _Server(folder)
-        return _server.start(request)
-
-
-def close() -> None:
-    """Ends this process's server, unless a run is still under way; the next `start` makes another."""
-    global _server
-    with _lock:
-        if _server and not _server.children:
-            _server.close()
-            _server = None
-
-
-_lock = threading.RLock()  # of several threads that start and stop runs, one writes at a time
-_server: "_Server | None" = None
+    wait: Callable[[float | None], int]
+    if sys.platform == "linux":
+        wait, terminate = _have_served(request, folder)
+    else:
+        process = subprocess.Popen([*SERVER, json.dumps(request)], **_surroundings(folder))
+        wait, terminate = process.wait, process.terminate
+    while stop is None or not stop.exists():
+        with suppress(TimeoutError, subprocess.TimeoutExpired):
+            return wait(LOOK_SECONDS)
+    terminate()
+    return wait(None)
 
 
 def _surroundings(folder: Path) -> dict[str, Any]:
@@ -92,13 +73,37 @@ def _surroundings(folder: Path) -> dict[str, Any]:
     return {"cwd": folder, "env": environment, "stdin": subprocess.DEVNULL, "start_new_session": True}
 
 
+def _have_served(request: dict[str, Any], folder: Path) -> tuple[Callable[[float | None], int], Callable[[], None]]:
+    global _server
+    with _lock:
+        if _server is None or _server.is_lost:
+            _server = _Server(folder)
+        number, exit_code = _server.start(request)
+        return exit_code.result, functools.partial(_server.write, {"number": number, "signal": signal.SIGTERM})
+
+
+def close() -> None:
+    """Ends this process's server, unless a run is still under way; the next `run_apart` makes another."""
+    global _server
+    with _lock:
+        server = _server
+        if server is None or server.exit_codes:
+            return
+        _server = None
+    server.close()
+
+
+_lock = threading.RLock()  # of the threads that start and stop runs, one speaks at a time
+_server: "_Server | None" = None
+
+
 class _Server:
     """The server's process, as the study's process sees it."""
 
     def __init__(self, folder: Path) -> None:
-        self.children: dict[int, ServedProcess] = {}  # those that run, by the number of the request
-        self.ended = False
-        self._count = 0
+        self.exit_codes: dict[int, Future[int]] = {}  # of the children that run, by the number of the request
+        self.is_lost = False
+        self._numbers = itertools.count()
         pipes = {**_surroundings(folder), "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(SERVER, text=True, **pipes)
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -108,14 +113,17 @@ class _Server:
         assert self._process.stdout
         with self._process.stdout as answers:
             for answer in map(json.loads, answers):
-                self.children.pop(answer["number"]).exit_code = answer["exit_code"]
-        self.ended = True
+                self.exit_codes.pop(answer["number"]).set_result(answer["exit_code"])
+        with _lock:
+            self.is_lost = True
+            for exit_code in self.exit_codes.values():
+                exit_code.set_exception(ChildProcessError(None, "the process that starts runs was lost"))
 
-    def start(self, request: dict[str, Any]) -> ServedProcess:
-        self._count += 1
-        child = self.children[self._count] = ServedProcess(self, self._count)
-        self.write({"number": child.number, **request})
-        return child
+    def start(self, request: dict[str, Any]) -> tuple[int, Future[int]]:
+        number, exit_code = next(self._numbers), Future[int]()
+        self.exit_codes[number] = exit_code
+        self.write({"number": number, **request})
+        return number, exit_code
 
     def write(self, message: dict[str, Any]) -> None:
         assert self._process.stdin
@@ -124,7 +132,6 @@ class _Server:
             self._process.stdin.flush()
 
     def close(self) -> None:
-        """Ends the server and all its children."""
         assert self._process.stdin
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -143,7 +150,7 @@ def serve() -> None:
     """Imports what runs need, and forks a child for each request until the input ends."""
     answers = os.dup(1)
     os.dup2(2, 1)  # what imports print is not an answer
-    for name in IMPORTS:
+    for name in IMPORTS.split():
         with suppress(ImportError):  # a run will say so
             import_module(name)
     gc.freeze()  # or a child's garbage collection would copy all that is here
@@ -196,7 +203,7 @@ def _load_compiled_loops() -> None:
         fast.FastEngine(fast.MLP((1, 1), 2, (1,)), 0.1).steps(images, labels, 1)
 
 
-def run(calls: list[list[str]], folder: str, output: str, engine: str) -> int:
+def run(calls: list[list[str]], folder: str, output: str, **_: Any) -> int:
     """Executes a request in this process, which becomes one like `python -m lit_mnist`; returns the exit code."""
     from lit_mnist.cli.main import main
 
