@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ from typing import Any, TypeVar
 
 import pytest
 
+from lit_mnist.study import execute, main, server
+
 STUDY = [sys.executable, "-m", "lit_mnist", "study"]
-SHORT = ["--trainer.max_epochs", "2", "--data.train_size", "1000"]
-LONG = ["--trainer.max_epochs", "6", "--data.train_size", "2000"]  # long enough to be caught in the middle
-GRID = ["--grid", "model.lr=0.1,0.5", "--seeds", "1", *LONG]
+SMALL = ["--data.train_size", "640", "--model.hidden", "[16]"]
+LONG = ["--trainer.max_epochs", "30", *SMALL]  # long enough to be caught in the middle
+GRID = ["--grid", "model.lr=0.1,1e30", "--seeds", "2", *LONG]  # the larger one diverges at once
+ENDLESS = ["--configs", "lr0.1", "--seeds", "3", "--trainer.max_epochs", "9000", *SMALL]
 T = TypeVar("T")
 PATIENCE = 300  # seconds for anything that takes a few of them; machines may be busy
 
@@ -103,90 +107,200 @@ def launches(folder: Path) -> list[int]:
     return [file.read_text().count("$ python -m") for file in sorted(folder.glob("logs/study/*/*/output.txt"))]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """Standard output and results of the study of `GRID`, started by a thread of a script without a main guard."""
+@pytest.fixture(scope="module", autouse=True)
+def background(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list["subprocess.Popen[str]"]]]:
+    """A folder with two processes, at work while the first tests run: a study by a script without a main guard, and `fit`."""
     folder = tmp_path_factory.mktemp("undisturbed")
     script = f"""
 import threading
 from lit_mnist.study import main
 open("lines", "a").write("once\\n")
-thread = threading.Thread(target=main, args=({GRID},))
+thread = threading.Thread(target=lambda: open("code", "w").write(str(main({GRID}))))
 thread.start()
 thread.join()
 """
     (folder / "script.py").write_text(script)
-    command = [sys.executable, "script.py"]
+    fit = ["-m", "lit_mnist", "fit", "--config", "lr0.1", "--seed_everything", "1", "--threads", "1", "--run_dir", "run", *LONG]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    options: dict[str, Any] = {"cwd": folder, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     umask = os.umask(0o002)
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    processes = [subprocess.Popen([sys.executable, *each], text=True, **options) for each in (["script.py"], fit)]
     os.umask(umask)
-    assert ended.returncode == 0, ended.stderr
-    assert re.search(r"(?m)^2 runs; \d+ at once\.$", ended.stderr), ended.stderr
-    assert re.search(r"lr0\.5 seed 1: (trained|learning), train loss", ended.stderr), ended.stderr
+    yield folder, processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(background: tuple[Path, list["subprocess.Popen[str]"]]) -> tuple[str, dict[str, Any]]:
+    """Standard output and results of the study of `GRID`."""
+    folder, (process, fit) = background
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, (folder / "code").read_text()) == (0, "3"), errors
+    assert re.search(r"(?m)^4 runs; \d+ at once\.$", errors), errors
+    assert re.search(r"lr0\.1 seed 1: (trained|learning), train loss \d\.\d+ \(\d of 4 runs done", errors), errors
     assert (folder / "lines").read_text() == "once\n"
-    assert len(results(folder)) == 2
+    assert len(results(folder)) == 4
     narrow = [path for path in folder.glob("logs/**/*") if path.stat().st_mode & 0o060 != 0o060]
     assert not [path for path in narrow if path.name not in (".lock",)], "files that a group with umask 002 cannot write"
-    return ended.stdout, results(folder)
+    assert fit.wait(PATIENCE) == 0
+    return output, results(folder)
 
 
-def test_a_run_of_a_study_has_the_bits_of_the_same_fit(undisturbed: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
-    command = ["-m", "lit_mnist", "fit", "--config", "lr0.1", "--seed_everything", "1", "--threads", "1", "--run_dir", "run"]
-    subprocess.run([sys.executable, *command, *LONG], cwd=tmp_path, check=True, capture_output=True)
-    alone = json.loads((tmp_path / "run/result.json").read_text())
+@pytest.fixture(scope="module")
+def served() -> Iterator[None]:
+    """Lets studies within this process share a server."""
+    yield
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--grid", "model.lr=0.1,-1"], "lr-1: "),  # a value that the network refuses
+        (["--grid", "lr=0.1,0.2"], "lr0.1: "),  # an option that the parser does not know
+    ],
+)
+def test_what_fit_refuses_is_refused_before_anything_is_written(
+    arguments: list[str], complaint: str, served: None, workplace: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"^{complaint}"):
+        main([*arguments, "--out", "here", "--dry-run"])
+    assert list(workplace.iterdir()) == []
+
+
+def test_a_thousand_runs_need_a_yes_repeated_configs_add_up_and_fit_takes_the_lines_of_a_dry_run(
+    served: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a study"
+    arguments = ["--configs", "lr1", "--configs", "batch8", "--grid", "model.hidden=[32,16]", "--data.train_size", "600"]
+    arguments += ["--seeds", "501", "--out", str(out), "--dry-run"]
+    with pytest.raises(ValueError, match="1,002 runs"):
+        main(arguments)
+    assert not out.exists()
+    assert main([*arguments, "--yes"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 1002
+    assert list(dict.fromkeys(Path(line[5]).stem for line in lines)) == ["lr1-hidden32x16", "batch8-hidden32x16"]
+    assert not list(tmp_path.rglob("seed_*"))
+    assert lines[0][:3] == ["python", "-m", "lit_mnist"]
+    assert server.run_apart([[*lines[0][3:], "--trainer.fast_dev_run", "true"]], tmp_path, tmp_path / "output.txt") == 0
+
+
+@linux_only
+def test_the_server_has_one_thread_when_it_forks_also_after_loading_the_fast_engine(served: None, tmp_path: Path) -> None:
+    for engine in ("exact", "fast"):
+        assert server.run_apart([["--version"]], tmp_path, tmp_path / engine, engine) == 0
+        assert re.fullmatch(r"\$ python -m lit_mnist --version\nlit_mnist \S+\n", (tmp_path / engine).read_text())
+        (process,) = [
+            int(path.name)
+            for path in Path("/proc").glob("[0-9]*")
+            if (path / "cmdline").exists()
+            and b"lit_mnist.study.server" in (path / "cmdline").read_bytes()
+            and parent_of(int(path.name)) == os.getpid()
+        ]
+        assert len(list(Path(f"/proc/{process}/task").iterdir())) == 1
+
+
+def test_what_torch_lacks_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so is missing')")
+    code, output, errors = study("--configs", "lr0.1", *LONG, folder=tmp_path)
+    assert (code, output) == (2, "")
+    assert "libtorch.so is missing" in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "logs").exists()
+
+
+@contextmanager
+def cluster(folder: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+    """The address of a Dask scheduler on loopback, and its process, to which those of workers may be added."""
+    dask = [sys.executable, "-m", "dask"]
+    with (folder / "dask.txt").open("wb") as log:
+        options: dict[str, Any] = {"cwd": folder, "stdout": log, "stderr": log}
+        local = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", "scheduler.json"]
+        processes = [subprocess.Popen([*dask, "scheduler", *local], **options)]
+        try:
+            wait_for((folder / "scheduler.json").exists, "a scheduler", processes[0])
+            address = json.loads((folder / "scheduler.json").read_text())["address"]
+            yield address, processes
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def test_a_scheduler_that_is_of_no_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    monkeypatch.setattr(execute, "CONNECT_SECONDS", 1)
+    with cluster(tmp_path) as (address, _), pytest.raises(ValueError, match=f"scheduler at {address} has no workers: start"):
+        main(["--scheduler", address, "--out", str(tmp_path / "out")])
+    with pytest.raises(ValueError, match=r"^No Dask scheduler answers at tcp://127\.0\.0\.1:1 "):
+        main(["--scheduler", "tcp://127.0.0.1:1", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_a_study_has_the_bits_of_the_same_fit(
+    background: tuple[Path, list["subprocess.Popen[str]"]], undisturbed: tuple[str, dict[str, Any]]
+) -> None:
+    alone = json.loads((background[0] / "run/result.json").read_text())
     assert undisturbed[1]["logs/study/lr0.1/seed_1/result.json"]["weights_sha256"] == alone["weights_sha256"]
 
 
-def test_a_study_ends_with_a_table_and_a_report(undisturbed: tuple[str, dict[str, Any]]) -> None:
-    table, report = undisturbed[0].splitlines()[:3], undisturbed[0].splitlines()[-1]
-    assert table[0].split() == ["config", "n", "failed", "final", "loss", "train", "accuracy", "test", "accuracy"]
-    assert table[1].split()[:3] == ["lr0.1", "1", "0"]
-    assert report == "logs/study/report.html"
+def test_a_study_ends_with_the_failed_runs_a_table_and_a_report(undisturbed: tuple[str, dict[str, Any]]) -> None:
+    lines = undisturbed[0].splitlines()
+    assert [line.partition(". ")[0] for line in lines[:2]] == ["lr1e30 seed 1: diverged", "lr1e30 seed 2: diverged"]
+    assert lines[2].split("|")[1:-1] == [" configuration ", " final loss ", " train accuracy ", " test accuracy ", " failed "]
+    assert "0 of 2" in lines[4]
+    assert lines[-1] == "logs/study/report.html"
 
 
 @linux_only
 @pytest.mark.slow
-def test_a_study_killed_then_stopped_continues_to_the_same_bytes(
+def test_a_run_that_fails_or_is_killed_fails_alone_and_the_same_command_continues_to_the_same_bytes(
     undisturbed: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    killed = start(*GRID, folder=tmp_path)
-    wait_for(lambda: begun(tmp_path) >= 1, "a first checkpoint", killed)
-    killed.kill()
-    killed.communicate(timeout=PATIENCE)  # until all that could write to its pipes have ended
-    await_no_process_in(tmp_path)
-    assert not results(tmp_path), "a run went on after its study was killed"
+    planted = tmp_path / "logs/study/lr0.1/seed_1/checkpoints"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("a file where fit wants a folder")
+    killed = tmp_path / "logs/study/lr0.1/seed_2"
+    process = start(*GRID, folder=tmp_path)
+    wait_for(lambda: list(killed.glob("checkpoints/*.ckpt")), "a checkpoint", process)
+    os.kill(trainer_of(killed), signal.SIGKILL)
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, errors
+    assert "lr1e30 seed 1: diverged. " in output
+    failure = json.loads((planted.parent / "failure.json").read_text())
+    assert f"fit ended with exit code {failure['exit_code']}: " in failure["reason"]
+    assert str(planted.relative_to(tmp_path)) in failure["reason"]
+    assert f"lr0.1 seed 1: failed. {failure['reason']}" in output
+    assert "lr0.1 seed 2: failed. fit was killed by SIGKILL." in output
 
-    stopped = start(*GRID, "--workers", "1", folder=tmp_path)
-    wait_for(lambda: sum(launches(tmp_path)) == 3, "a run", stopped)
-    stopped.terminate()
-    output, errors = stopped.communicate(timeout=PATIENCE)
-    assert stopped.returncode == 143
-    assert "Stopped by SIGTERM: 2 of 2 runs are unfinished." in errors
-    assert "Traceback" not in errors
-    assert output == ""
-    await_no_process_in(tmp_path)
-    assert not list(tmp_path.rglob(".stop-*"))
-
-    assert study(*GRID, folder=tmp_path)[:2] == (0, undisturbed[0])
+    planted.unlink()
+    before = launches(tmp_path)
+    pair = [start(*GRID, folder=tmp_path) for _ in range(2)]
+    ended = [process.communicate(timeout=PATIENCE) for process in pair]
+    assert [process.returncode for process in pair] == [3, 3], ended
+    assert [output for output, _ in ended] == [undisturbed[0]] * 2
+    assert sum(launches(tmp_path)) == sum(before) + 2, "two studies of one folder train each run once"
     assert results(tmp_path) == undisturbed[1]
-    resumed = [json.loads(file.read_text())["times"]["resumed"] for file in tmp_path.rglob("result.json")]
-    assert sum(resumed) >= 1, "no run went on from a checkpoint"
+    assert json.loads((killed / "result.json").read_text())["times"]["resumed"] >= 1, "it went on from a checkpoint"
+    assert not list(tmp_path.rglob("failure.json"))
 
     before = launches(tmp_path)
-    assert study(*GRID, folder=tmp_path)[:2] == (0, undisturbed[0])
+    assert study(*GRID, folder=tmp_path)[:2] == (3, undisturbed[0])
     assert launches(tmp_path) == before, "a finished run was started again"
 
 
 @linux_only
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_stops_a_study_that_shows_a_table(tmp_path: Path) -> None:
+def test_studies_that_are_stopped_or_killed_say_how_to_continue_and_leave_no_process(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True}
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
-    many = ["--configs", "lr0.1", "lr1", "--seeds", "20", "--trainer.max_epochs", "30", "--data.train_size", "2000"]
-    process = start(*many, folder=tmp_path, env=environment, **terminal)
+    shows_a_table = start(*ENDLESS, "--workers", "1", folder=tmp_path, env=environment, **terminal)
     os.close(theirs)
+    stopped, killed = (start(*ENDLESS, "--workers", "1", folder=tmp_path) for _ in range(2))
     screen = bytearray()
 
     def read() -> None:
@@ -198,123 +312,25 @@ def test_ctrl_c_in_a_terminal_stops_a_study_that_shows_a_table(tmp_path: Path) -
 
     reader = threading.Thread(target=read)
     reader.start()
-    wait_for(lambda: re.search(rb"\d/30", screen), "an epoch in the table", process)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: all of its foreground processes get it
-    assert process.wait(PATIENCE) == 130
+    wait_for(lambda: begun(tmp_path) == 3, "a checkpoint of each study's run", shows_a_table)
+    wait_for(lambda: re.search(rb"\d/9000", screen), "an epoch in the table", shows_a_table)
+    os.killpg(shows_a_table.pid, signal.SIGINT)  # what a terminal does: all of its foreground processes get it
+    stopped.terminate()
+    killed.kill()
+    assert shows_a_table.wait(PATIENCE) == 130
+    output, errors = stopped.communicate(timeout=PATIENCE)
+    assert (stopped.returncode, output) == (143, "")
+    killed.communicate(timeout=PATIENCE)  # until all that could write to its pipes have ended
+    await_no_process_in(tmp_path)
     reader.join()
     os.close(ours)
     shown = screen.decode()
-    for words in (
-        "train loss",
-        "time left",
-        "lr0.1 seed 1",
-        "running",
-        "left",
-        "Stopped by SIGINT: 40 of 40 runs are unfinished",
-    ):
+    assert "Stopped by SIGTERM: 3 of 3 runs are unfinished. The same command continues the study." in errors
+    for words in ("train loss", "lr0.1 seed 1", "running", "min left", "Stopped by SIGINT: 3 of 3 runs are unfinished"):
         assert words in shown
-    assert "Traceback" not in shown
-    frames = shown.split("train loss")
-    assert max(frame.count("\n") for frame in frames) <= 24
-    await_no_process_in(tmp_path)
-
-
-@pytest.mark.slow
-def test_two_studies_of_one_folder_train_each_run_once(tmp_path: Path) -> None:
-    small = ["--configs", "batch128", "--seeds", "2", *SHORT]
-    pair = [start(*small, folder=tmp_path) for _ in range(2)]
-    ended = [process.communicate(timeout=PATIENCE) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], ended
-    assert ended[0][0] == ended[1][0]
-    assert launches(tmp_path) == [1, 1]
-
-
-@linux_only
-@pytest.mark.slow
-def test_a_run_that_fails_is_killed_or_diverges_is_recorded_while_the_others_go_on(tmp_path: Path) -> None:
-    grid = ["--grid", "model.lr=0.5,1e6", "--seeds", "2", *LONG]
-    planted = tmp_path / "logs/study/lr0.5/seed_1/checkpoints"
-    planted.parent.mkdir(parents=True)
-    planted.write_text("a file where fit wants a folder")
-    killed = tmp_path / "logs/study/lr0.5/seed_2"
-
-    process = start(*grid, folder=tmp_path)
-    wait_for(lambda: list(killed.glob("checkpoints/*.ckpt")), "a checkpoint", process)
-    os.kill(trainer_of(killed), signal.SIGKILL)
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1, errors
-    assert "lr1000000.0 seed 1: diverged. " in output
-    failure = json.loads((planted.parent / "failure.json").read_text())
-    assert f"fit ended with exit code {failure['exit_code']}: " in failure["reason"]
-    assert str(planted.relative_to(tmp_path)) in failure["reason"]
-    assert f"lr0.5 seed 1: failed. {failure['reason']}" in output
-    assert "lr0.5 seed 2: failed. fit was killed by SIGKILL." in output
-
-    planted.unlink()
-    code, output, _ = study(*grid, folder=tmp_path)
-    assert code == 3
-    assert "failed." not in output
-    assert "lr1000000.0 seed 1: diverged. " in output
-    assert not list(tmp_path.rglob("failure.json"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--grid", "model.lr=0.1,-1"], "lr-1: "),  # a value that the network refuses
-        (["--grid", "lr=0.1,0.2", "--dry-run"], "lr0.1: "),  # an option that the parser does not know
-    ],
-)
-def test_what_fit_refuses_is_refused_before_anything_is_written(arguments: list[str], complaint: str, tmp_path: Path) -> None:
-    code, output, errors = study(*arguments, "--out", "here", folder=tmp_path)
-    assert (code, output) == (2, "")
-    assert errors.splitlines()[-1].startswith(f"lit_mnist: {complaint}")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so is missing')")
-    code, output, errors = study("--configs", "lr0.1", *SHORT, folder=tmp_path)
-    assert (code, output) == (1, "")
-    assert "ImportError: libtorch.so is missing" in errors
-    assert not (tmp_path / "logs").exists()
-
-
-@linux_only
-def test_the_server_has_one_thread_when_it_forks_and_ends_with_its_input(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lit_mnist.study.server"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
-        assert server.stdin
-        assert server.stdout
-        request = {"number": 7, "calls": [["--version"]], "folder": str(tmp_path), "output": str(tmp_path / "output.txt")}
-        server.stdin.write(json.dumps(request).encode() + b"\n")
-        server.stdin.flush()
-        assert json.loads(server.stdout.readline()) == {"number": 7, "exit_code": 0}
-        assert len(list(Path(f"/proc/{server.pid}/task").iterdir())) == 1
-        server.stdin.close()
-        assert server.wait(PATIENCE) == 0
-    assert re.fullmatch(r"\$ python -m lit_mnist --version\nlit_mnist \S+\n", (tmp_path / "output.txt").read_text())
-
-
-@contextmanager
-def cluster(folder: Path, size: int = 2, **environment: str) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
-    """The address of a Dask scheduler on loopback, and its process and those of its workers, all working in `folder`."""
-    dask = [sys.executable, "-m", "dask"]
-    with (folder / "dask.txt").open("wb") as log:
-        options: dict[str, Any] = {"cwd": folder, "stdout": log, "stderr": log, "env": {**os.environ, **environment}}
-        local = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", "scheduler.json"]
-        processes = [subprocess.Popen([*dask, "scheduler", *local], **options)]
-        try:
-            wait_for((folder / "scheduler.json").exists, "a scheduler", processes[0])
-            address = json.loads((folder / "scheduler.json").read_text())["address"]
-            one = [*dask, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
-            processes += [subprocess.Popen([*one, "--local-directory", f"worker_{i}"], **options) for i in range(size)]
-            yield address, processes
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+    assert "Traceback" not in shown + errors
+    assert max(frame.count("\n") for frame in shown.split("train loss")) <= 24
+    assert not list(tmp_path.rglob(".stop-*"))
 
 
 def busy_worker(folder: Path) -> int:
@@ -328,62 +344,39 @@ def busy_worker(folder: Path) -> int:
 
 @linux_only
 @pytest.mark.slow
-def test_a_study_on_dask_survives_a_killed_worker(undisturbed: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_study_on_dask_survives_a_killed_worker_and_can_be_continued_after_a_killed_client_or_scheduler(
+    undisturbed: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
     pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    with cluster(tmp_path) as (address, _):
-        process = start(*GRID, "--scheduler", address, folder=tmp_path)
-        os.kill(wait_for(lambda: busy_worker(tmp_path), "a worker that trains", process), signal.SIGKILL)
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors
-        assert output == undisturbed[0]
+    with cluster(tmp_path) as (address, processes):
+        for number in range(2):
+            one = [
+                "worker",
+                address,
+                "--nthreads",
+                "2",
+                "--no-nanny",
+                "--no-dashboard",
+                "--local-directory",
+                f"worker_{number}",
+            ]
+            processes.append(subprocess.Popen([sys.executable, "-m", "dask", *one], cwd=tmp_path, stderr=subprocess.DEVNULL))
+        endless = [*ENDLESS, "--seeds", "1", "--out", "endless", "--scheduler", address]
+        client, another = start(*GRID, "--scheduler", address, folder=tmp_path), start(*endless, folder=tmp_path)
+        os.kill(wait_for(lambda: busy_worker(tmp_path), "a worker that trains", client), signal.SIGKILL)
+        output, errors = client.communicate(timeout=PATIENCE)
+        assert (client.returncode, output) == (3, undisturbed[0]), errors
         assert results(tmp_path) == undisturbed[1]
-        assert sum(launches(tmp_path)) == 3, "one run in two processes, after one another"
+        assert sum(launches(tmp_path)) > 4, "a run in two processes, after one another"
         assert "Traceback" not in errors
 
-
-@linux_only
-@pytest.mark.slow
-def test_a_killed_client_or_scheduler_of_dask_leaves_a_study_that_can_be_continued(tmp_path: Path) -> None:
-    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    runs = ["--configs", "lr0.1", "--seeds", "1", "--trainer.max_epochs", "1000", "--data.train_size", "2000"]
-    with cluster(tmp_path) as (address, (scheduler, *_)):
-        process = start(*runs, "--scheduler", address, folder=tmp_path)
-        wait_for(lambda: begun(tmp_path) == 1, "a checkpoint", process)
-        process.kill()
-        process.communicate(timeout=PATIENCE)
-
-        process = start(*runs, "--scheduler", address, folder=tmp_path)
-        wait_for(lambda: "elsewhere" in process.stderr.readline(), "a run of the killed client", process)  # type: ignore[union-attr]
-        scheduler.kill()
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, output) == (1, "")
+        wait_for(lambda: list(tmp_path.glob("endless/*/*/checkpoints/*.ckpt")), "a checkpoint", another)
+        another.kill()
+        another.communicate(timeout=PATIENCE)
+        client = start(*endless, folder=tmp_path)
+        wait_for(lambda: "elsewhere" in client.stderr.readline(), "a run of the killed client", client)  # type: ignore[union-attr]
+        processes[0].kill()
+        output, errors = client.communicate(timeout=PATIENCE)
+        assert (client.returncode, output) == (1, "")
         assert errors.splitlines()[-1] == "lit_mnist: The Dask scheduler was lost. The same command continues the study."
         assert "Traceback" not in errors
-
-
-def test_workers_of_dask_with_other_versions_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    (tmp_path / "lit_mnist").mkdir()
-    (tmp_path / "lit_mnist/__init__.py").write_text("__version__ = '0.1'\n")
-    with cluster(tmp_path, size=1, PYTHONPATH="") as (address, _):
-        code, output, errors = study("--scheduler", address, folder=tmp_path / "here")
-    assert (code, output) == (2, "")
-    assert errors.startswith("lit_mnist: The Dask worker tcp://127.0.0.1:")
-    assert "has other versions" in errors
-    assert errors.count("\n") == 1
-
-
-def test_a_scheduler_without_workers_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    with cluster(tmp_path, size=0) as (address, _):
-        code, output, errors = study("--scheduler", address, folder=tmp_path)
-    assert (code, output) == (2, "")
-    assert errors == f"lit_mnist: The Dask scheduler at {address} has no workers: start some first.\n"
-
-
-def test_a_scheduler_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-    code, output, errors = study("--scheduler", "tcp://127.0.0.1:1", folder=tmp_path)
-    assert (code, output) == (2, "")
-    assert errors.startswith("lit_mnist: No Dask scheduler answers at tcp://127.0.0.1:1")
-    assert errors.count("\n") == 1

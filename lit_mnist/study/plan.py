@@ -114,7 +114,7 @@ def parse_grid(axes: Sequence[str]) -> Grid:
 def parse_seeds(text: str) -> Sequence[int]:
     """Parses "5", which means 1 to 5, or "1,2,3", which means these; "7," is 7 alone. Raises ValueError if it is neither."""
     numbers = [int(number) for number in text.split(",") if number] if re.fullmatch(r"\d{1,10}(,\d{1,10})*,?", text) else []
-    seeds = numbers if "," in text else range(1, sum(numbers) + 1)
+    seeds = list(dict.fromkeys(numbers)) if "," in text else range(1, sum(numbers) + 1)
     if not seeds:
         raise ValueError(f"--seeds {text}: write a number of seeds, like 5, or a list of them, like 1,2,3.")
     return seeds
