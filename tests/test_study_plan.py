@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_mnist.record.configs import SHIPPED, find_config, read_config
@@ -129,6 +129,7 @@ def test_grid_values_may_be_lists() -> None:
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=3))
+@settings(max_examples=30)
 def test_no_grid_value_leads_out_of_the_studys_folder(values: list[str]) -> None:
     name = point_name({"data.root": "/".join(values), "model.lr": values, "/".join(values): 1})
     assert name == Path(name).name

@@ -5,9 +5,13 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_mnist.cli import DIVERGED, DONE, FAILED, Parser
 from lit_mnist.record.configs import SHIPPED
+
+if TYPE_CHECKING:
+    from lit_mnist.record.result import Result
 
 __all__ = ["main"]
 
@@ -76,16 +80,20 @@ def main(arguments: Sequence[str]) -> int:
     statuses = execute.conduct(runs, options.workers, options.scheduler)
     if len(statuses) < len(runs):
         return FAILED
-    results = [status.result for status in statuses.values() if status.result]
     for run, status in statuses.items():
         if status.result is None or status.result.failed:
             print(f"{run}: {status.state}. {status.reason}", flush=True)
-    if results:
-        from lit_mnist.report import main as report
-        from lit_mnist.report import results_table
+    return _report([status.result for status in statuses.values()], options.out)
 
-        print(results_table(options.out), flush=True)
-        report([str(options.out)])
-    if len(results) < len(runs):
+
+def _report(results: "list[Result | None]", out: Path) -> int:
+    """Prints the table of results and writes the report; returns the exit code. None is a run without a result."""
+    from lit_mnist.report import main as report
+    from lit_mnist.report import results_table
+
+    if any(results):
+        print(results_table(out), flush=True)
+        report([str(out)])
+    if None in results:
         return FAILED
-    return DIVERGED if any(result.outcome == "diverged" for result in results) else DONE
+    return DIVERGED if any(result and result.outcome == "diverged" for result in results) else DONE
