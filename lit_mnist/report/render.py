@@ -19,14 +19,6 @@ PLAIN_WORD = re.compile(r"[\w@%+=:,./~-]+")
 
 
 @dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    kind: ClassVar = "text"
-    text: str
-
-
-@dataclass(frozen=True)
 class Bullets:
     """A list, with a heading of its own if it has one."""
 
@@ -62,16 +54,6 @@ class Lines:
     kind: ClassVar = "lines"
     lines: Sequence[str]
 
-    @property
-    def commands(self) -> list[str]:
-        """Lines that may be pasted."""
-        return [line for line in self.lines if is_command(line)]
-
-    @property
-    def others(self) -> list[str]:
-        """Lines that may not."""
-        return [line for line in self.lines if not is_command(line)]
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -81,7 +63,7 @@ class Columns:
     blocks: Sequence["Block"]
 
 
-Block = Text | Bullets | Table | Figures | Lines | Columns
+Block = Bullets | Table | Figures | Lines | Columns
 
 
 @dataclass(frozen=True)
@@ -132,12 +114,17 @@ def render_markdown(page: Page) -> str:
 
 def figure_files(page: Page) -> dict[str, str]:
     """Draws each figure of the page for a light and for a dark background, by file name."""
-    themes = {"light": 0, "dark": 1}
     return {
-        f"{drawing.name}-{theme}.svg": f"<!-- {MARK} -->\n{paint(drawing.svg, which)}"
+        f"{drawing.name}-{theme}.svg": f"<!-- {MARK} -->\n{paint(drawing.svg, index)}"
         for drawing in page.drawings
-        for theme, which in themes.items()
+        for index, theme in enumerate(("light", "dark"))
     }
+
+
+def render_table(table: Table) -> str:
+    """Writes a table as Markdown."""
+    macros = _templates().get_template("report.md.j2").make_module({"page": Page("", "", ()), "mark": MARK})
+    return str(macros.show(table)).strip()  # type: ignore[attr-defined]
 
 
 def markdown_text(text: object) -> Markup:
@@ -163,4 +150,5 @@ def _templates() -> jinja2.Environment:
         finalize=lambda value: _printable(value) if type(value) is str else value,
     )
     environment.filters |= {"md": markdown_text, "inline": lambda drawing: Markup(inline(drawing))}
+    environment.tests |= {"command": is_command}
     return environment
