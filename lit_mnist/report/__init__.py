@@ -11,7 +11,6 @@ from lit_mnist.record.atomic import write_atomically
 
 if TYPE_CHECKING:
     from lit_mnist.report.experiments import Group
-    from lit_mnist.report.load import Problem
 
 __all__ = ["main", "results_table", "write_report"]
 
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     return FAILED if problems else DONE
 
 
-def write_report(folders: Sequence[Path], out: Path | None = None) -> "tuple[Path, list[Problem]]":
+def write_report(folders: Sequence[Path], out: Path | None = None) -> "tuple[Path, list[str]]":
     """Writes the report on all finished runs below the folders.
 
     Args:
@@ -88,7 +87,7 @@ def results_table(folder: Path | str) -> str:
     return render_table(results(_read([Path(folder)])[0]))
 
 
-def _read(folders: Sequence[Path]) -> "tuple[list[Group], list[Problem]]":
+def _read(folders: Sequence[Path]) -> "tuple[list[Group], list[str]]":
     from lit_mnist.report.experiments import group_runs
     from lit_mnist.report.load import read_folders
 

@@ -8,7 +8,6 @@ from lit_mnist.report.drawing import Palette
 from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, find_sweeps
 from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_survival, draw_sweep
 from lit_mnist.report.findings import lead_sentences, overview, section_sentences
-from lit_mnist.report.load import Problem
 from lit_mnist.report.published import published_rows
 from lit_mnist.report.quantities import TEST_ACCURACY
 from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table
@@ -38,7 +37,7 @@ METHODS = (
 )
 
 
-def compose(groups: Sequence[Group], problems: Sequence[Problem]) -> Page:
+def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     """Writes the page about at least one group."""
     palette = Palette(groups)
     sweeps = {axis: found for axis in AXES if (found := find_sweeps(groups, axis))}
@@ -58,7 +57,7 @@ def compose(groups: Sequence[Group], problems: Sequence[Problem]) -> Page:
     lines = Lines([run.result.command for each in groups for run in each.runs if run.result.command])
     sections.append(Section("runs", "All runs, and the lines that run them again", [all_runs(groups), lines], True))
     if problems:
-        sections.append(Section("problems", "What could not be counted", [Bullets([str(problem) for problem in problems])]))
+        sections.append(Section("problems", "What could not be counted", [Bullets(problems)]))
     sections.append(Section("methods", "Methods", [Bullets(METHODS)], True))
     sections.append(Section("provenance", "Versions, machines and data", [provenance(groups)], True))
     return Page(_title(sweeps), _subtitle(groups, problems), _first_screen(groups, sweeps, palette), sections)
@@ -69,7 +68,7 @@ def _title(sweeps: Sweeps) -> str:
     return f"What {' and '.join(swept)} {'do' if len(swept) > 1 else 'does'}" if swept else "Runs compared"
 
 
-def _subtitle(groups: Sequence[Group], problems: Sequence[Problem]) -> str:
+def _subtitle(groups: Sequence[Group], problems: Sequence[str]) -> str:
     outcomes = Counter(run.result.outcome for each in groups for run in each.runs)
     failed = sum(outcomes[outcome] for outcome in FAILED_OUTCOMES)
     parts = [f"{outcomes['trained']} trained"] if outcomes["trained"] else []
@@ -87,10 +86,10 @@ def _first_screen(groups: Sequence[Group], sweeps: Sweeps, palette: Palette) -> 
     swept = {each for sweep in main for each in sweep.groups} or {*groups}
     shown = [each for each in groups if len(groups) <= MOST_NAMED or each in swept][:MOST_NAMED]
     hidden = f" {len(groups) - len(shown)} more configurations are listed below." if len(shown) < len(groups) else ""
-    note = f"Medians of runs that did not fail. In the sentences, parentheses hold 95 % intervals.{hidden}"
+    note = f"Medians of runs that did not fail; in sentences, parentheses hold 95 % intervals.{hidden}"
     crosses = ", a cross where a run failed" if any(each.failed for each in groups) else ""
     key = f" {palette.key}" if len(groups) > LABELS else ""
-    curves = Figures([draw_curves(groups, palette)], f"Training loss: every run thin, medians thick{crosses}.{key}")
+    curves = Figures([draw_curves(groups, palette)], f"Every run thin, medians thick{crosses}.{key}")
     first = Columns(answers) if len(answers) > 1 else (answers or [Bullets(overview(groups))])[0]
     return [first, Columns([curves, results(shown, True, note)])]
 

@@ -49,7 +49,7 @@ class Palette:
     """Colours by value: the learning rate, or the batch size where only that differs; line styles for the other one."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
-        self.axis: Axis = "lr" if len({each.lr for each in groups}) > 1 else "batch_size"
+        self.axis: Axis = "lr" if len({each.result.lr for each in groups}) > 1 else "batch_size"
         self.other: Axis = "batch_size" if self.axis == "lr" else "lr"
         self.levels = {axis: sorted({each.level(axis) for each in groups}) for axis in AXES}
         self.dashes = [level for level, _ in Counter(each.level(self.other) for each in groups).most_common()]

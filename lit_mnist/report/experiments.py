@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lit_mnist.record.printable import one_line
-from lit_mnist.report.load import Problem, RecordedRun
+from lit_mnist.record.result import Result
+from lit_mnist.report.load import RecordedRun, problem
 
 Axis = Literal["lr", "batch_size"]
 AXES: dict[Axis, str] = {"lr": "learning rate", "batch_size": "batch size"}
@@ -25,16 +26,9 @@ class Group:
     runs: tuple[RecordedRun, ...]
 
     @property
-    def hyperparameters(self) -> dict[str, Any]:
-        return self.runs[0].result.hyperparameters
-
-    @property
-    def lr(self) -> float:
-        return self.runs[0].result.lr
-
-    @property
-    def batch_size(self) -> int:
-        return self.runs[0].result.batch_size
+    def result(self) -> Result:
+        """The first run's, whose hyperparameters are those of all."""
+        return self.runs[0].result
 
     @property
     def failed(self) -> tuple[RecordedRun, ...]:
@@ -42,7 +36,7 @@ class Group:
 
     def level(self, axis: Axis) -> float:
         """Learning rate or batch size."""
-        return self.lr if axis == "lr" else self.batch_size
+        return self.result.lr if axis == "lr" else self.result.batch_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +70,7 @@ class Sweep:
         return level_text(group.level(self.axis))
 
 
-def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[Problem]]:
+def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[str]]:
     """Groups runs by their hyperparameters, in the order of learning rate and batch size.
 
     A run whose seed and hyperparameters another one has counts once: it would repeat, not confirm.
@@ -87,7 +81,7 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[Problem]]
         group = found.setdefault(_key(run.result.hyperparameters), [])
         same = [other for other in group if run.result.command and other.result.seed == run.result.seed]
         if same:
-            problems.append(Problem(run.folder, f"same seed and hyperparameters as {same[0].folder}, so it is not counted"))
+            problems.append(problem(run.folder, f"same seed and hyperparameters as {same[0].folder}, so it is not counted"))
         else:
             group.append(run)
     ordered = sorted(found.values(), key=lambda group: (group[0].result.lr, group[0].result.batch_size, group[0].result.name))
@@ -104,7 +98,7 @@ def find_sweeps(groups: Sequence[Group], axis: Axis) -> list[Sweep]:
     """
     alike: dict[str, list[Group]] = {}
     for each in groups:
-        alike.setdefault(_key(each.hyperparameters, axis), []).append(each)
+        alike.setdefault(_key(each.result.hyperparameters, axis), []).append(each)
     found = [Sweep(axis, tuple(sorted(some, key=lambda each: each.level(axis)))) for some in alike.values() if len(some) > 1]
     found.sort(key=lambda sweep: sweep.fixed_level)
 
@@ -112,7 +106,7 @@ def find_sweeps(groups: Sequence[Group], axis: Axis) -> list[Sweep]:
         runs = sum(len(each.runs) for each in sweep.groups)
         return -len(sweep.groups), -runs, abs(found.index(sweep) - (len(found) - 1) / 2)
 
-    return sorted(found.copy(), key=rank)
+    return sorted(found, key=rank)
 
 
 def _key(hyperparameters: dict[str, Any], without: str = "") -> str:
@@ -132,15 +126,11 @@ def _short_names(groups: Sequence[Sequence[RecordedRun]]) -> list[str]:
     for name, own in zip(called, settings, strict=True):
         alike = [other for other, same in zip(settings, called, strict=True) if same == name]
         differing = [key for key in sorted(own) if any(other.get(key) != own[key] for other in alike)]
-        parts = [f"{_word(key)} {_value(own[key])}" for key in differing if own[key] != UNSTATED.get(key)]
+        parts = [f"{key.replace('_', ' ')} {_value(own[key])}" for key in differing if own[key] != UNSTATED.get(key)]
         full = _cut(", ".join([name, *parts]), 2 * NAME_WIDTH)
         seen[full] += 1
         names.append(f"{full} ({seen[full]})" if seen[full] > 1 else full)
     return names
-
-
-def _word(key: str) -> str:
-    return "batch" if key == "batch_size" else key.replace("_", " ")
 
 
 def _value(value: Any) -> str:

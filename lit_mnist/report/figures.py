@@ -5,7 +5,10 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from statistics import median
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from lit_mnist.plots import LARGEST
 from lit_mnist.record.result import guessing
@@ -14,10 +17,6 @@ from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, level_text
 from lit_mnist.report.load import RecordedRun
 from lit_mnist.report.quantities import DECLARED, TEST_ACCURACY, TRAIN_ACCURACY, Quantity
 from lit_mnist.report.statistics import share_interval, survival
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 LABELS = 12  # groups that are named at the ends of their curves
 FEW_EPOCHS = 4  # epochs of curves that are drawn by block, for they would be points
@@ -83,6 +82,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
     """Share of failures and the declared quantities against the learning rate or the batch size, a line for each sweep."""
     drawings = []
     levels = sorted({each.level(axis) for sweep in sweeps for each in sweep.groups})
+    marked = levels[:: -(-len(levels) // 6)]  # names of more would overlap
     for quantity in (None, *DECLARED):
         name, unit = (quantity.name, "nats" if quantity.is_loss else "%") if quantity else ("failed runs", "%")
         with canvas(*PANEL) as figure:
@@ -91,7 +91,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
             for index, sweep in enumerate(sorted(sweeps, key=lambda sweep: sweep.fixed_level)):
                 shift = 1 + 0.05 * (index - (len(sweeps) - 1) / 2)
                 _draw_line(axes, sweep, quantity, shift, palette.at(sweep.other, sweep.fixed_level))
-            axes.set_xticks(levels, _labels(levels))
+            axes.set_xticks(marked, map(level_text, marked))
             axes.minorticks_off()
             if quantity is None:
                 axes.set_ylim(-4, 104)
@@ -106,7 +106,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
     return drawings
 
 
-def _draw_line(axes: "Axes", sweep: Sweep, quantity: Quantity | None, shift: float, color: str) -> None:
+def _draw_line(axes: Axes, sweep: Sweep, quantity: Quantity | None, shift: float, color: str) -> None:
     """Draws one sweep: every run a dot, a line through the medians; or shares with their intervals."""
     middle: Points = []
     for each in sweep.groups:
@@ -121,7 +121,7 @@ def _draw_line(axes: "Axes", sweep: Sweep, quantity: Quantity | None, shift: flo
     axes.plot(*_columns(middle), color=color, marker="_", markersize=11, label=sweep.fixed)
 
 
-def _epochs(figure: "Figure", groups: Sequence[Group], label: str) -> "Axes":
+def _epochs(figure: Figure, groups: Sequence[Group], label: str) -> Axes:
     """Axes over the epochs, with room at the right for the names of the groups."""
     width, height = figure.get_size_inches()
     longest = max(len(line) for each in groups for line in _wrap(each.name).split("\n"))
@@ -148,10 +148,8 @@ def _columns(points: Points) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _logarithmic(axes: "Axes") -> None:
+def _logarithmic(axes: Axes) -> None:
     """Makes the y axis logarithmic, with labels such as 0.01; to be called when everything is drawn."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 3, 5), numticks=9))
@@ -159,21 +157,8 @@ def _logarithmic(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _labels(levels: Sequence[float]) -> list[str]:
-    """Texts for ticks on a logarithmic axis; "" where the one before is too near."""
-    texts, last = [], -math.inf
-    for level in levels:
-        place = math.log(level / levels[0]) / math.log(levels[-1] / levels[0])
-        is_free = place - last > 0.12
-        texts.append(level_text(level) if is_free else "")
-        last = place if is_free else last
-    return texts
-
-
-def _label_ends(axes: "Axes", groups: Sequence[Group], ends: Sequence[tuple[float, float] | None], palette: Palette) -> None:
+def _label_ends(axes: Axes, groups: Sequence[Group], ends: Sequence[tuple[float, float] | None], palette: Palette) -> None:
     """Names each group at the right of its curve, without overlaps, unless there are too many."""
-    from matplotlib.ticker import MaxNLocator
-
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     to_axes = axes.transData + axes.transAxes.inverted()

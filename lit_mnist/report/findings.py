@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from lit_mnist.record.result import Result
 from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps, group_runs
@@ -71,10 +72,10 @@ def failure_trend(sweep: Sweep) -> str:
     direction, p = trend(failed, n)
     if p < SIGNIFICANCE and direction:
         more = "More" if direction > 0 else "Fewer"
-        return f"{more} runs fail as the {sweep.label} increases: {_list(counts)}; p = {p:.2g} for the trend."
+        return f"{more} runs fail as the {sweep.label} increases: {_list(counts)}; trend p = {p:.2g}."
     if min(n) < FEW_RUNS:
         return f"Some runs failed: {_list(counts)}; too few runs to tell whether the {sweep.label} matters."
-    return f"Failures show no steady trend with the {sweep.label}: {_list(counts)}; p = {p:.2g} for the trend."
+    return f"Failures show no steady trend with the {sweep.label}: {_list(counts)}; trend p = {p:.2g}."
 
 
 def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], str]) -> str:
@@ -82,7 +83,7 @@ def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], s
     measured = [each for each in groups if quantity.values(each)]
     if len(measured) < 2:
         return ""
-    first, *others = sorted(measured, key=quantity.centre, reverse=not quantity.is_loss)
+    first, *others = sorted(measured, key=lambda each: fmean(quantity.compared(each)), reverse=not quantity.is_loss)
     if len(others) > NAMED:
         others = [others[0], others[-1]]
     apart, close, unknown = [], [], []
@@ -100,9 +101,9 @@ def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], s
     value = f"{quantity.median_text(first)}{_counted(first, quantity)}"
     if close and not apart:
         start = f"{name} is not clearly {word} anywhere: it is {value} {label(first)}"
-        return f"{start}, and the difference is within the uncertainty {_list(close)}."
+        return f"{start}, with no clear difference {_list(close)}."
     told = apart + ([f"{_list(unknown)} (too few runs for an interval)"] if unknown else [])
-    tie = f"; the difference is within the uncertainty {_list(close)}" if close else ""
+    tie = f", with no clear difference {_list(close)}" if close else ""
     return f"{name} is {word} {label(first)}: {value}. It is {_list(told)}{tie}."
 
 
@@ -133,13 +134,14 @@ def per_image_and_step(sweep: Sweep) -> str:
     small, large = sweep.groups[0], sweep.groups[-1]
     steps = common_steps([small, large])
     said = []
-    for amount, quantity in (("images (one epoch)", FIRST_LOSS), (f"SGD steps ({steps:,})", loss_at_steps(steps))):
+    for amount, quantity in (("one epoch (equal images)", FIRST_LOSS), (f"{steps:,} SGD steps", loss_at_steps(steps))):
         change = quantity.compare(small, large)
         if change and change.direction:
             ahead, behind = (small, large) if change.direction > 0 else (large, small)
             value, interval = _size(change, quantity)
-            sizes = f"at {ahead.batch_size} than at {behind.batch_size}, where it is {value} times as high ({interval})"
-            said.append(f"For the same number of {amount}, the training loss is lower {sizes}.")
+            where = f"at {sweep.level(behind)} as at {sweep.level(ahead)}"
+            it = "it" if said else "the training loss"
+            said.append(f"After {amount}, {it} is {value} times as high {where} ({interval}).")
     return " ".join(said)
 
 

@@ -17,17 +17,6 @@ RECORDS = {"result.json", "config.yaml", "failure.json", ".study.lock", "hparams
 EVENTS = "events.out.tfevents."
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A folder, and a sentence about it without subject and full stop."""
-
-    where: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{one_line(self.where)}: {one_line(self.what.rstrip('.'))}."
-
-
 @dataclass(frozen=True, eq=False)
 class RecordedRun:
     """A finished run and the folder that holds it, as a path below the reported one, printable."""
@@ -67,10 +56,10 @@ class RecordedRun:
         return self.failure or self.result.steps / max(1, self.result.steps_per_epoch)
 
 
-def read_folders(folders: Sequence[Path]) -> tuple[list[RecordedRun], list[Problem]]:
+def read_folders(folders: Sequence[Path]) -> tuple[list[RecordedRun], list[str]]:
     """Reads all finished runs below the folders, sorted by path, each once; and says what is wrong with the others."""
     runs: dict[Path, RecordedRun] = {}
-    problems: list[Problem] = []
+    problems: list[str] = []
     for folder in folders:
         unlisted: list[OSError] = []
         for path in _run_folders(folder, unlisted):
@@ -79,11 +68,16 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[RecordedRun], list[Probl
             try:
                 result = _read_run(path)
             except (OSError, ValueError) as error:
-                problems.append(Problem(where, str(getattr(error, "strerror", None) or error)))
+                problems.append(problem(where, str(getattr(error, "strerror", None) or error)))
             else:
                 runs.setdefault(path.resolve(), RecordedRun(one_line(Path(where).as_posix()), result, path))
-        problems += [Problem(str(error.filename), f"the folder cannot be listed ({error.strerror})") for error in unlisted]
+        problems += [problem(str(error.filename), f"the folder cannot be listed ({error.strerror})") for error in unlisted]
     return list(runs.values()), problems
+
+
+def problem(where: str, what: str) -> str:
+    """Writes what is wrong with a folder, on one line."""
+    return f"{one_line(where)}: {one_line(what.rstrip('.'))}."
 
 
 def _run_folders(folder: Path, unlisted: list[OSError]) -> Iterator[Path]:

@@ -24,11 +24,11 @@ def published_runs() -> tuple[dict[str, Any], ...]:
 
 def find_published(group: Group) -> dict[str, Any] | None:
     """Finds the published run of the same experiment, whatever the configuration is called and with whichever engine."""
-    here = group.hyperparameters
-    is_whole = all(run.result.steps_per_epoch * group.batch_size >= 60000 for run in group.runs)
+    here = group.result.hyperparameters
+    is_whole = all(run.result.steps_per_epoch * group.result.batch_size >= 60000 for run in group.runs)
     if not is_whole or here.get("callbacks") or any(here.get(key) != value for key, value in SHARED.items()):
         return None
-    wanted = (group.lr, group.batch_size, here.get("max_epochs"))
+    wanted = (group.result.lr, group.result.batch_size, here.get("max_epochs"))
     return next((run for run in published_runs() if (run["lr"], run["batch_size"], run["epochs"]) == wanted), None)
 
 

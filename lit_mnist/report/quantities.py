@@ -34,10 +34,6 @@ class Quantity:
         """Values to compare the means of: the logarithms of losses, which span orders of magnitude."""
         return [math.log(max(value, 1e-12)) if self.is_loss else value for value in self.values(group)]  # a loss may be 0
 
-    def centre(self, group: Group) -> float:
-        """Mean of the values as they are compared, at least one."""
-        return fmean(self.compared(group))
-
     def compare(self, first: Group, second: Group) -> Effect | None:
         """Compares two groups, second against first; None where one of them has no value."""
         samples = self.compared(first), self.compared(second)
@@ -72,13 +68,17 @@ DECLARED = (FIRST_LOSS, FINAL_LOSS, TEST_ACCURACY)  # and the share of failures
 
 
 def loss_at_steps(steps: int) -> Quantity:
-    """Mean of the losses of the blocks that end in the last tenth of a number of SGD steps."""
+    """Mean of the losses of the blocks that end in the last tenth of a number of SGD steps; else of the nearest one.
+
+    None for a run that failed before, or has no block near enough.
+    """
 
     def of(run: RecordedRun) -> float | None:
-        if run.length * run.result.steps_per_epoch < steps:
+        if not run.block_losses or run.length * run.result.steps_per_epoch < steps:
             return None
+        last, nearest = min(run.block_losses, key=lambda block: abs(block[0] - steps))
         inside = [loss for step, loss in run.block_losses if 0.9 * steps < step <= steps]
-        return fmean(inside) if inside else None
+        return fmean(inside or [nearest]) if abs(last - steps) < 0.15 * steps else None
 
     return Quantity(f"training loss after {steps:,} SGD steps", True, of)
 

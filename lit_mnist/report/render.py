@@ -1,7 +1,6 @@
 """The one renderer: the same content as an HTML page (one file, offline, light and dark) and as Markdown with its figures."""
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -95,11 +94,8 @@ class Page:
 
 def is_command(line: str) -> bool:
     """Tells if a line from a record is a `fit` command of plain words, which is safe to paste into a shell."""
-    try:
-        words = shlex.split(line)
-    except ValueError:
-        return False
-    return words[:4] == COMMAND and all(PLAIN_WORD.fullmatch(word) for word in line.split(" "))
+    words = line.split(" ")
+    return words[:4] == COMMAND and all(PLAIN_WORD.fullmatch(word) for word in words)
 
 
 def render_html(page: Page) -> str:

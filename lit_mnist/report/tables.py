@@ -22,7 +22,7 @@ def results(groups: Sequence[Group], settings: bool = False, note: str = "") -> 
     rows = [
         [
             each.name,
-            *((level_text(each.lr), str(each.batch_size)) if settings else ()),
+            *((level_text(each.result.lr), str(each.result.batch_size)) if settings else ()),
             *(quantity.median_text(each) for quantity in quantities),
             f"{len(each.failed)} of {len(each.runs)}",
         ]
