@@ -121,13 +121,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         for field in ("hyperparameters", "instruments"):
             if not _is_plain(getattr(self, field), DEPTH):
                 raise ValueError(f"{field}: a number is too large, or values are nested more than {DEPTH} deep")
-        for key, kind, most in (("lr", (int, float), LARGEST_LOSS), ("batch_size", int, 2**31)):
-            value = self.hyperparameters.get(key)
-            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= most:
-                raise ValueError(f"hyperparameters: {key} must be a number above 0 and at most {most:g}, not {str(value)[:40]}")
-        classes = self.hyperparameters.get("classes", 10)
-        if isinstance(classes, bool) or not isinstance(classes, int) or not 2 <= classes <= MOST:
-            raise ValueError(f"hyperparameters: classes must be a whole number from 2, not {str(classes)[:40]}")
+        settings = {"classes": 10} | self.hyperparameters
+        for key, low, most in (("lr", 0, LARGEST_LOSS), ("batch_size", 0, 2**31), ("classes", 1, MOST)):
+            value = settings.get(key)
+            if type(value) not in ((int, float) if key == "lr" else (int,)) or not low < value <= most:
+                raise ValueError(f"hyperparameters: {key} must be a number above {low} and at most {most:g}, not {value!s:.40}")
         if (self.outcome == "diverged") != (self.diverged is not None):
             raise ValueError("diverged: must be given for the outcome diverged, and only then")
         if self.outcome != "diverged" and (self.final_train_loss is None or not self.train_loss_by_epoch):

@@ -87,7 +87,7 @@ def _first_screen(groups: Sequence[Group], sweeps: Sweeps, palette: Palette) -> 
     shown = [each for each in groups if len(groups) <= MOST_NAMED or each in swept][:MOST_NAMED]
     hidden = f" {len(groups) - len(shown)} more configurations are listed below." if len(shown) < len(groups) else ""
     note = f"Medians of runs that did not fail; in sentences, parentheses hold 95 % intervals.{hidden}"
-    crosses = ", a cross where a run failed" if any(each.failed for each in groups) else ""
+    crosses = ", crosses where runs failed" if any(each.failed for each in groups) else ""
     key = f" {palette.key}" if len(groups) > LABELS else ""
     curves = Figures([draw_curves(groups, palette)], f"Every run thin, medians thick{crosses}.{key}")
     first = Columns(answers) if len(answers) > 1 else (answers or [Bullets(overview(groups))])[0]

@@ -123,8 +123,9 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
             clauses.append(f"{'rises' if change.direction > 0 else 'falls'} by {amount} ({interval}) {where}")
         else:
             clauses.append(f"does not change beyond its uncertainty {where} ({_range(change, quantity)})")
-    counts = [f" at {sweep.level(each)}{text}" for each in measured if (text := _counted(each, quantity))]
-    return f"{quantity.name.capitalize()} {_list(clauses)}{''.join(counts)}." if clauses else ""
+    counts = [f"{text[2:]} at {sweep.level(each)}" for each in measured if (text := _counted(each, quantity))]
+    counting = f" (counting {_list(counts)})" if counts else ""
+    return f"{quantity.name.capitalize()}{counting} {_list(clauses)}." if clauses else ""
 
 
 def per_image_and_step(sweep: Sweep) -> str:
