@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from invented_runs import write_run, write_runs, write_study
 from report_text import first_screen
+from scipy import stats
 
 from lit_mnist.report import write_report
 from lit_mnist.report.experiments import find_sweeps, group_runs
-from lit_mnist.report.findings import lead_sentences, section_sentences
+from lit_mnist.report.findings import answers, lead_sentences, section_sentences
 from lit_mnist.report.load import read_folders
 
 
@@ -28,6 +30,28 @@ def test_what_differs_is_said_with_its_direction_and_interval_with_three_seeds_t
     assert "Final training loss falls by a factor of 10.0 (7.9" in section
     assert "Test accuracy rises by 3.00 points (2.77 to 3.23) from 0.01 to 0.1" in section
     assert "no clear difference" not in lead
+
+
+def test_a_ratio_has_the_interval_of_welch_of_the_logarithms_and_a_loss_of_0_has_one(tmp_path: Path) -> None:
+    finals = {0.01: [0.1, 0.13, 0.09], 0.1: [0.01, 0.011, 0.009]}
+    for lr, losses in finals.items():
+        write_runs(tmp_path / "a", f"lr{lr}", losses, lr=lr)
+    low, high = np.exp(stats.ttest_ind(*map(np.log, finals.values()), equal_var=False).confidence_interval())
+    assert f"times as high at 0.01 ({low:.2f} to {high:.1f})" in sentences(tmp_path / "a")[0]
+    write_runs(tmp_path / "b", "perfect", [0.0, 0.0], lr=0.1)
+    write_runs(tmp_path / "b", "slow", [0.1, 0.1], lr=0.01)
+    assert "lowest at 0.1: 0. It is 1.0e+11 times as high at 0.01" in sentences(tmp_path / "b")[0]
+
+
+def test_the_answers_are_the_sentences_of_the_first_screen(tmp_path: Path) -> None:
+    write_study(tmp_path / "study")
+    write_report([tmp_path / "study"])
+    screen = first_screen((tmp_path / "study" / "report.html").read_text())
+    found = answers({run.path: run.result for run in read_folders([tmp_path / "study"])[0]})
+    assert len(found) >= 5
+    assert all(sentence in screen for sentence in found)
+    write_run(tmp_path / "one")
+    assert answers({run.path: run.result for run in read_folders([tmp_path / "one"])[0]}) == ["No run failed (0 of 1)."]
 
 
 def test_a_level_that_ties_with_the_best_is_said_to_tie(tmp_path: Path) -> None:

@@ -121,9 +121,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         for field in ("hyperparameters", "instruments"):
             if not _is_plain(getattr(self, field), DEPTH):
                 raise ValueError(f"{field}: a number is too large, or values are nested more than {DEPTH} deep")
-        settings = {"classes": 10} | self.hyperparameters
+        settings: dict[str, Any] = {"classes": 10} | self.hyperparameters
         for key, low, most in (("lr", 0, LARGEST_LOSS), ("batch_size", 0, 2**31), ("classes", 1, MOST)):
-            value = settings.get(key)
+            value = settings.get(key, 0)
             if type(value) not in ((int, float) if key == "lr" else (int,)) or not low < value <= most:
                 raise ValueError(f"hyperparameters: {key} must be a number above {low} and at most {most:g}, not {value!s:.40}")
         if (self.outcome == "diverged") != (self.diverged is not None):

@@ -43,7 +43,8 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     sweeps = {axis: found for axis in AXES if (found := find_sweeps(groups, axis))}
     sections = [_sweep_section(found, palette) for found in sweeps.values()]
     if concerned := [each for each in groups if each.failed]:
-        caption = f"Runs still training, by configuration; {len(groups) - len(concerned)} configurations lost no run."
+        whole = count_of(len(groups) - len(concerned), "configuration")
+        caption = f"Runs still training, by configuration; {whole} lost no run."
         sections.append(Section("failures", "When runs fail", [Figures([draw_survival(concerned, palette)], caption)]))
     if any(TEST_ACCURACY.values(each) for each in groups):
         caption = "Every run that did not fail, on the training and on the test images."

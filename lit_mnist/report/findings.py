@@ -134,7 +134,7 @@ def per_image_and_step(sweep: Sweep) -> str:
         return ""
     small, large = sweep.groups[0], sweep.groups[-1]
     steps = common_steps([small, large])
-    said = []
+    said: list[str] = []
     for amount, quantity in (("one epoch (equal images)", FIRST_LOSS), (f"{steps:,} SGD steps", loss_at_steps(steps))):
         change = quantity.compare(small, large)
         if change and change.direction:
