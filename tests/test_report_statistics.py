@@ -6,27 +6,27 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lit_mnist.report.statistics import effect, share_interval, survival, trend
+from lit_mnist.report.statistics import difference, share_interval, survival, trend
 
 
 def test_an_effect_has_the_interval_of_welch() -> None:
     first, second = [1.0, 2.0, 4.0, 4.5], [2.0, 5.0, 9.0]
     expected = stats.ttest_ind(second, first, equal_var=False).confidence_interval()
-    found = effect(first, second)
+    found = difference(first, second)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.value == pytest.approx(np.mean(second) - np.mean(first))
 
 
 def test_an_effect_has_a_direction_only_if_its_interval_excludes_none() -> None:
-    assert effect([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]).direction == 1
-    assert effect([2.0, 2.1, 1.9], [1.0, 1.1, 0.9]).direction == -1
-    assert effect([1.0, 3.0, 0.9], [2.0, 1.1, 1.9]).direction == 0
-    assert effect([1.0], [2.0, 3.0]).direction == 0
-    assert not effect([1.0], [2.0, 3.0]).known
+    assert difference([1.0, 1.1, 0.9], [2.0, 2.1, 1.9]).direction == 1
+    assert difference([2.0, 2.1, 1.9], [1.0, 1.1, 0.9]).direction == -1
+    assert difference([1.0, 3.0, 0.9], [2.0, 1.1, 1.9]).direction == 0
+    assert difference([1.0], [2.0, 3.0]).direction == 0
+    assert not difference([1.0], [2.0, 3.0]).known
 
 
 def test_equal_samples_have_no_width_and_no_direction() -> None:
-    same = effect([0.98, 0.98], [0.98, 0.98])
+    same = difference([0.98, 0.98], [0.98, 0.98])
     assert (same.low, same.high, same.direction) == (0, 0, 0)
 
 

@@ -34,7 +34,7 @@ SEVERAL_EPOCHS = 4  # without leaving guessing: the network is dead, not slow
 LARGEST_LOSS = 1e39  # beyond float32, in which losses are computed
 MOST = 1_000_000  # entries of a list
 LARGEST_RESULT = 16 * 2**20  # bytes
-DEPTH = 8  # of nested lists and mappings in `hyperparameters` and `instruments`
+DEEPEST = 8  # of nested lists and mappings in `hyperparameters` and `instruments`
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Number = Annotated[float, Meta(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
@@ -119,8 +119,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Checks what types cannot say."""
         for field in ("hyperparameters", "instruments"):
-            if not _is_plain(getattr(self, field), DEPTH):
-                raise ValueError(f"{field}: a number is too large, or values are nested more than {DEPTH} deep")
+            if not _is_plain(getattr(self, field), DEEPEST):
+                raise ValueError(f"{field}: a number is too large, or values are nested more than {DEEPEST} deep")
         settings: dict[str, Any] = {"classes": 10} | self.hyperparameters
         for key, low, most in (("lr", 0, LARGEST_LOSS), ("batch_size", 0, 2**31), ("classes", 1, MOST)):
             value = settings.get(key, 0)

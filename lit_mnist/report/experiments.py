@@ -8,14 +8,11 @@ from typing import Any, Literal
 
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.result import Result
-from lit_mnist.report.load import RecordedRun, problem
+from lit_mnist.report.load import UNSTATED, RecordedRun, problem
 
 Axis = Literal["lr", "batch_size"]
 AXES: dict[Axis, str] = {"lr": "learning rate", "batch_size": "batch size"}
 NAME_WIDTH, VALUE_WIDTH = 32, 24  # characters, in tables and figures
-# What version 1.0, and a plain Trainer, did without stating it.
-UNSTATED: dict[str, Any] = {"image_shape": [28, 28], "classes": 10, "precision": "32-true", "max_steps": -1, "callbacks": []}
-UNSTATED |= {"devices_with_own_batches": 1}
 
 
 @dataclass(frozen=True, eq=False)

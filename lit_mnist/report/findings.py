@@ -18,7 +18,7 @@ from lit_mnist.report.quantities import (
     common_steps,
     loss_at_steps,
 )
-from lit_mnist.report.statistics import Effect, share_interval, trend
+from lit_mnist.report.statistics import Difference, share_interval, trend
 
 SIGNIFICANCE = 0.05
 FEW_RUNS = 10  # at a level: too few to see anything but large differences between shares
@@ -152,22 +152,22 @@ def _counted(group: Group, quantity: Quantity) -> str:
     return f"; {counted} of {n} runs" if counted < n else ""
 
 
-def _size(change: Effect, quantity: Quantity) -> tuple[str, str]:
+def _size(change: Difference, quantity: Quantity) -> tuple[str, str]:
     """Size and interval of a change that has a direction: a factor above 1, or percentage points above 0."""
     value, *ends = (_shown(abs(end), quantity) for end in (change.value, change.low, change.high))
     return _digits(value), f"{_digits(min(ends))} to {_digits(max(ends))}"
 
 
-def _range(change: Effect, quantity: Quantity) -> str:
+def _range(change: Difference, quantity: Quantity) -> str:
     low, high = _shown(change.low, quantity), _shown(change.high, quantity)
     if quantity.is_loss:
         return f"{_digits(low)} to {_digits(high)} times"
     return f"{low:+.2f} to {high:+.2f} points".replace("-", "−")
 
 
-def _shown(difference: float, quantity: Quantity) -> float:
+def _shown(value: float, quantity: Quantity) -> float:
     """A difference of logarithms as a factor, of fractions in percentage points."""
-    return math.exp(min(difference, 200)) if quantity.is_loss else 100 * difference
+    return math.exp(min(value, 200)) if quantity.is_loss else 100 * value
 
 
 def _digits(value: float) -> str:

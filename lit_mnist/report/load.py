@@ -15,6 +15,9 @@ from lit_mnist.report.plain_runs import read_curve, read_plain_run
 
 RECORDS = {"result.json", "config.yaml", "failure.json", ".study.lock", "hparams.yaml"}  # each marks the folder of a run
 EVENTS = "events.out.tfevents."
+# What version 1.0, and a plain Trainer, did without stating it.
+UNSTATED: dict[str, Any] = {"image_shape": [28, 28], "classes": 10, "precision": "32-true", "max_steps": -1, "callbacks": []}
+UNSTATED |= {"devices_with_own_batches": 1}
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from lit_mnist.report.experiments import Group
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.statistics import Effect, effect
+from lit_mnist.report.statistics import Difference, difference
 
 TARGETS = (0.1, 0.2, 0.5, 1.0, 2.0)  # nats; the first that most runs reach is the one whose time is taken
 
@@ -34,10 +34,10 @@ class Quantity:
         """Values to compare the means of: the logarithms of losses, which span orders of magnitude."""
         return [math.log(max(value, 1e-12)) if self.is_loss else value for value in self.values(group)]  # a loss may be 0
 
-    def compare(self, first: Group, second: Group) -> Effect | None:
+    def compare(self, first: Group, second: Group) -> Difference | None:
         """Compares two groups, second against first; None where one of them has no value."""
         samples = self.compared(first), self.compared(second)
-        return effect(*samples) if all(samples) else None
+        return difference(*samples) if all(samples) else None
 
     def text(self, value: float | None) -> str:
         """Writes a value: losses with three digits, accuracies in percent, a dash for None."""

@@ -12,7 +12,7 @@ EXACT_UP_TO = 300  # runs; a test that is exact takes seconds with more
 
 
 @dataclass(frozen=True)
-class Effect:
+class Difference:
     """Difference of two means, second minus first, with Welch's t interval; NaN where a sample has fewer than two values."""
 
     value: float
@@ -30,16 +30,16 @@ class Effect:
         return not math.isnan(self.low)
 
 
-def effect(first: Sequence[float], second: Sequence[float]) -> Effect:
+def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Compares two samples of at least one value each, by Welch's t interval for unequal variances."""
-    difference, margin = float(np.mean(second) - np.mean(first)), math.nan
+    value, margin = float(np.mean(second) - np.mean(first)), math.nan
     if min(len(first), len(second)) > 1:
         a, b = (float(np.var(values, ddof=1)) / len(values) for values in (first, second))
         margin = 0.0
         if a + b > 0:  # scipy's own interval is not defined for samples without any scatter
             freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
             margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(a + b)
-    return Effect(difference, difference - margin, difference + margin)
+    return Difference(value, value - margin, value + margin)
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
