@@ -32,7 +32,8 @@ METHODS = (
     "Shares have Wilson's 95 % interval; their trend over a sweep is tested by permutation (Cochran and Armitage; exact "
     "up to 300 runs); survival is Kaplan and Meier's estimate.",
     "The time to a target is interpolated between the losses of blocks of about 4,096 images; the target is the lowest "
-    "of 0.1, 0.2, 0.5, 1 and 2 nats that half of the runs of every level reach.",
+    "of 0.1, 0.2, 0.5, 1 and 2 nats that half of the runs of every level reach. The loss after a number of SGD steps is "
+    "the mean of the blocks that end in their last tenth.",
     "Intervals are not corrected for their number; nothing was selected on the test images.",
 )
 
