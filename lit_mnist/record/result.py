@@ -31,13 +31,13 @@ FELL = 0.02  # the last epoch's fall below all epochs before it: training was st
 BARELY_FELL = 0.001  # the same near guessing, where a slow run falls little and a dead network not at all
 SEVERAL_EPOCHS = 4  # without leaving guessing: the network is dead, not slow
 
-LARGEST = 1e39  # beyond float32, in which losses are computed
+LARGEST_LOSS = 1e39  # beyond float32, in which losses are computed
 MOST = 1_000_000  # entries of a list
-LARGEST_FILE = 16 * 2**20  # bytes
-DEPTH = 8  # of nested lists and mappings in `hyperparameters` and `instruments`
+LARGEST_RESULT = 16 * 2**20  # bytes
+DEEPEST = 8  # of nested lists and mappings in `hyperparameters` and `instruments`
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
-Number = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
+Number = Annotated[float, Meta(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Word = Annotated[str, Meta(max_length=1_000)]
 Text = Annotated[str, Meta(max_length=20_000)]
@@ -119,15 +119,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Checks what types cannot say."""
         for field in ("hyperparameters", "instruments"):
-            if not _is_plain(getattr(self, field), DEPTH):
-                raise ValueError(f"{field}: a number is too large, or values are nested more than {DEPTH} deep")
-        for key, kind, most in (("lr", (int, float), LARGEST), ("batch_size", int, 2**31)):
-            value = self.hyperparameters.get(key)
-            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= most:
-                raise ValueError(f"hyperparameters: {key} must be a number above 0 and at most {most:g}, not {str(value)[:40]}")
-        classes = self.hyperparameters.get("classes", 10)
-        if isinstance(classes, bool) or not isinstance(classes, int) or not 2 <= classes <= MOST:
-            raise ValueError(f"hyperparameters: classes must be a whole number from 2, not {str(classes)[:40]}")
+            if not _is_plain(getattr(self, field), DEEPEST):
+                raise ValueError(f"{field}: a number is too large, or values are nested more than {DEEPEST} deep")
+        settings: dict[str, Any] = {"classes": 10} | self.hyperparameters
+        for key, low, most in (("lr", 0, LARGEST_LOSS), ("batch_size", 0, 2**31), ("classes", 1, MOST)):
+            value = settings.get(key, 0)
+            if type(value) not in ((int, float) if key == "lr" else (int,)) or not low < value <= most:
+                raise ValueError(f"hyperparameters: {key} must be a number above {low} and at most {most:g}, not {value!s:.40}")
         if (self.outcome == "diverged") != (self.diverged is not None):
             raise ValueError("diverged: must be given for the outcome diverged, and only then")
         if self.outcome != "diverged" and (self.final_train_loss is None or not self.train_loss_by_epoch):
@@ -181,10 +179,8 @@ def judge(train_loss_by_epoch: Sequence[float], classes: int = 10) -> tuple[Outc
         exploded = max(train_loss_by_epoch) >= (1 + ROSE) * start
         is_old = len(train_loss_by_epoch) >= SEVERAL_EPOCHS or exploded
         if is_old and (exploded or not steadily) and fall < BARELY_FELL * start:
-            return (
-                "collapsed",
-                f"the training loss ended at {final:.3f}, no better than guessing ({start:.3f}), and was not falling",
-            )
+            told = f"no better than guessing ({start:.3f}), and was not falling"
+            return "collapsed", f"the training loss ended at {final:.3f}, {told}"
         return "learning", f"the training loss had only begun to fall ({final:.3f}; guessing is {start:.3f})"
     if fall > FELL * start:
         return "learning", f"the training loss was still falling, by {fall:.3f} in the last epoch"
@@ -204,11 +200,12 @@ def read_result(folder: Path) -> Result | None:
     if not os.path.lexists(path):
         return None
     try:
-        result = msgspec.json.decode(read_regular(path, LARGEST_FILE), type=Result)
+        result = msgspec.json.decode(read_regular(path, LARGEST_RESULT), type=Result)
     except msgspec.ValidationError as error:
         what, _, field = str(error).partition(" - at `$.")
-        name = field.rstrip("`") or "the file"
-        raise ValueError(f"result.json: {what if what.partition(':')[0] in _CHECKED else f'{name}: {_lower(what)}'}") from None
+        if what[:1].isupper():  # msgspec's words; those of `__post_init__` begin with the field
+            what = f"{field.rstrip('`') or 'the file'}: {what[:1].lower()}{what[1:]}"
+        raise ValueError(f"result.json: {what}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ValueError("result.json is not JSON in UTF-8") from None
     if result.outcome == "diverged" or result.outcome_rule == RULE_VERSION:
@@ -250,15 +247,8 @@ def read_regular(path: Path, limit: int) -> bytes:
     return content
 
 
-_CHECKED = ("hyperparameters", "instruments", "diverged", "final_train_loss")  # fields that `__post_init__` names
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
 def _is_plain(value: Any, depth: int) -> bool:
     """Tells if a decoded value has finite numbers of a sensible size only, and is nested at most `depth` deep."""
     if isinstance(value, (list, dict)):
         return depth > 0 and all(_is_plain(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, (int, float)) or abs(value) <= LARGEST
+    return not isinstance(value, (int, float)) or abs(value) <= LARGEST_LOSS

@@ -41,29 +41,19 @@ def compare(first: Path, second: Path) -> str:
     """
     runs = [_read(folder) for folder in (first, second)]
     one, other = (_settings(run) for run in runs)
-    rows = [
-        [key, _text(one.get(key)), _text(other.get(key))] for key in sorted({*one, *other}) if one.get(key) != other.get(key)
-    ]
-    more = [[f"and {len(rows) - ROWS} more", "", ""]] if len(rows) > ROWS else []
-    results: list[list[str]] = [["outcome", *(run.result.outcome for run in runs)]]
+    rows = [[key, _text(one.get(key)), _text(other.get(key))] for key in sorted(one | other) if one.get(key) != other.get(key)]
+    if len(rows) > ROWS:
+        rows[ROWS:] = [[f"and {len(rows) - ROWS} more", "", ""]]
+    results = [["outcome", *(run.result.outcome for run in runs)]]
     for quantity in (FIRST_LOSS, FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY):
-        values = [quantity.of(run) for run in runs]
-        results.append([quantity.name, *("–" if value is None else quantity.text(value) for value in values)])
+        results.append([quantity.name, *(quantity.text(quantity.of(run)) for run in runs)])
     results.append(["SGD steps", *(f"{run.result.steps:,}" for run in runs)])
     results.append(["seconds", *(f"{run.result.times.seconds:.1f}" for run in runs)])
-    hashes = {run.result.weights_sha256 for run in runs}
-    results += [["weights", "", "equal to the last bit" if len(hashes) == 1 else "different"]] if None not in hashes else []
-    folders = [str(first), str(second)]
-    return _table(
-        [
-            ["settings that differ", *folders],
-            *(rows[:ROWS] or [["none", "", ""]]),
-            *more,
-            [""] * 3,
-            ["results", *folders],
-            *results,
-        ]
-    )
+    hashes = [run.result.weights_sha256 for run in runs]
+    if all(hashes):
+        results.append(["weights", "", "equal to the last bit" if hashes[0] == hashes[1] else "different"])
+    folders, rows = [str(first), str(second)], rows or [["none", "", ""]]
+    return _table([["settings that differ", *folders], *rows, [""] * 3, ["results", *folders], *results])
 
 
 def _read(folder: Path) -> RecordedRun:
@@ -78,14 +68,8 @@ def _read(folder: Path) -> RecordedRun:
 
 def _settings(run: RecordedRun) -> dict[str, Any]:
     result = run.result
-    told = {
-        "name": result.name,
-        "seed": result.seed,
-        "threads": result.threads,
-        "device": result.device,
-        "commit": result.commit,
-    }
-    return result.hyperparameters | told | dict(result.versions) | dict(result.machine) | {"data_sha256": result.data_sha256}
+    told = {key: getattr(result, key) for key in ("name", "seed", "threads", "device", "commit", "data_sha256")}
+    return result.hyperparameters | told | result.versions | result.machine
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,6 @@
 """Reads runs that a plain Trainer made with `LitMLP`: no result.json, but Lightning's hparams.yaml and event files."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,17 @@ import msgspec
 from lit_mnist.record.configs import read_config
 from lit_mnist.record.result import RULE_VERSION, Result, judge, read_regular
 
-
-def read_curves(folder: Path) -> dict[str, dict[int, float]]:
-    """Reads a run's curves by tag and x; imports tensorboard, which takes half a second, only where they are needed."""
-    from lit_mnist.record.events import read_scalars
-
-    return read_scalars(folder)
+UNKNOWN: dict[str, Any] = {"command": "", "device": "", "data_sha256": "", "threads": 0, "versions": {}, "machine": {}}
+UNKNOWN |= dict.fromkeys(("train_accuracy", "test_loss", "diverged", "weights_sha256", "commit"))
+UNKNOWN |= {"test_accuracy_by_epoch": [], "val_loss_by_epoch": [], "val_accuracy_by_epoch": [], "reason": ""}
+UNKNOWN["times"] = {"started": "", "finished": "", "seconds": 0, "train_seconds_by_epoch": []}
 
 
-def finite_points(curve: Mapping[int, float]) -> list[tuple[int, float]]:
-    """Sorts a curve by x and leaves out what is not finite."""
-    return sorted((x, value) for x, value in curve.items() if math.isfinite(value))
+def read_curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """Reads the finite points of one curve in a run's event files, sorted by step; none if it is not there."""
+    from lit_mnist.record.events import read_scalars  # imports tensorboard, which takes half a second
+
+    return sorted((step, value) for step, value in read_scalars(folder).get(tag, {}).items() if math.isfinite(value))
 
 
 def read_plain_run(path: Path) -> Result:
@@ -29,44 +28,31 @@ def read_plain_run(path: Path) -> Result:
     Raises:
         ValueError: There is too little to report; a sentence without its subject.
     """
-    settings = _read_hyperparameters(path / "hparams.yaml")
-    curves = read_curves(path)
-    epochs = finite_points(curves.get("train/loss", {}))
+    read_regular(path / "hparams.yaml", 2**20)  # never waits for a pipe
+    settings = read_config(path / "hparams.yaml")
+    if missing := [key for key in ("lr", "batch_size") if key not in settings]:
+        raise ValueError(f"hparams.yaml holds no {' and no '.join(missing)}, so that there is nothing to compare the run by")
+    epochs = read_curve(path, "train/loss")
     if not epochs:
         raise ValueError("its event files hold no train/loss, the mean loss of each epoch")
-    losses = [loss for _, loss in epochs]
-    steps = epochs[-1][0] + 1  # Lightning counts SGD steps from 0
-    tested, blocks = finite_points(curves.get("test/accuracy", {})), finite_points(curves.get("train/loss_step", {}))
-    seed, classes = settings.pop("seed", None), settings.get("classes", 10)
-    outcome, reason = judge(losses, classes if isinstance(classes, int) and classes > 1 else 10)
-    nothing: dict[str, Any] = {"command": "", "device": "", "data_sha256": "", "threads": 0, "versions": {}, "machine": {}}
-    nothing |= dict.fromkeys(("train_accuracy", "test_loss", "diverged", "weights_sha256", "commit"))
-    nothing |= {"test_accuracy_by_epoch": [], "val_loss_by_epoch": [], "val_accuracy_by_epoch": []}
-    nothing["times"] = {"started": "", "finished": "", "seconds": 0, "train_seconds_by_epoch": []}
+    losses, steps = [loss for _, loss in epochs], epochs[-1][0] + 1  # Lightning counts SGD steps from 0
+    tested, seed = read_curve(path, "test/accuracy"), settings.pop("seed", None)
     known = {
         "name": path.parent.name if path.name.startswith("version_") else path.name,
-        "outcome": outcome,
-        "outcome_rule": RULE_VERSION,
-        "reason": reason,
+        "outcome": "trained",  # until it is judged below
         "seed": seed if isinstance(seed, int) else 0,
         "hyperparameters": settings | {"max_epochs": len(losses)},
         "epochs": len(losses),
         "steps": steps,
         "steps_per_epoch": -(-steps // len(losses)),
         "train_loss_by_epoch": losses,
-        "train_loss_by_block": [(step + 1, loss) for step, loss in blocks],
+        "train_loss_by_block": [(step + 1, loss) for step, loss in read_curve(path, "train/loss_step")],
         "final_train_loss": losses[-1],
         "test_accuracy": tested[-1][1] if tested else None,
     }
     try:
-        return msgspec.convert(nothing | known, Result)
+        result = msgspec.convert(UNKNOWN | known, Result)
     except msgspec.ValidationError as error:
         raise ValueError(f"what Lightning logged is not plausible: {error}") from None
-
-
-def _read_hyperparameters(path: Path) -> dict[str, Any]:
-    read_regular(path, 2**20)  # never waits for a pipe
-    settings = read_config(path)
-    if missing := [key for key in ("lr", "batch_size") if key not in settings]:
-        raise ValueError(f"hparams.yaml holds no {' and no '.join(missing)}, so that there is nothing to compare the run by")
-    return settings
+    outcome, reason = judge(losses, result.classes)
+    return msgspec.structs.replace(result, outcome=outcome, reason=reason, outcome_rule=RULE_VERSION)

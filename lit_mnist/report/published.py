@@ -4,20 +4,15 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from statistics import median
 from typing import Any
 
-from lit_mnist.report.experiments import Configuration
-from lit_mnist.report.load import RecordedRun
+from lit_mnist.report.experiments import Group
 from lit_mnist.report.quantities import FINAL_LOSS, FIRST_LOSS, TEST_ACCURACY, TRAIN_ACCURACY, Quantity
-from lit_mnist.report.statistics import spread
 
-EXPERIMENT = {"hidden": [512, 256], "dataset": "MNIST", "train_size": 60000, "val_size": 0}  # of all published runs
+SHARED = {"hidden": [512, 256], "dataset": "MNIST", "train_size": 60000, "val_size": 0}  # by all published runs
 ROUNDING = 0.00005  # losses are given to four decimals, accuracies to two decimals of a percent
-
-
-def _loss_of_epoch_10(run: RecordedRun) -> float | None:
-    losses = run.result.train_loss_by_epoch
-    return losses[9] if len(losses) > 9 else None
+TENTH_LOSS = Quantity("training loss of epoch 10", True, lambda run: next(iter(run.result.train_loss_by_epoch[9:]), None))
 
 
 @cache
@@ -27,36 +22,30 @@ def published_runs() -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(text)["runs"])
 
 
-def find_published(configuration: Configuration) -> dict[str, Any] | None:
+def find_published(group: Group) -> dict[str, Any] | None:
     """Finds the published run of the same experiment, whatever the configuration is called and with whichever engine."""
-    here = configuration.hyperparameters
-    is_whole = all(run.result.steps_per_epoch * configuration.batch_size >= 60000 for run in configuration.runs)
-    if not is_whole or here.get("callbacks") or any(here.get(key) != value for key, value in EXPERIMENT.items()):
+    here = group.result.hyperparameters
+    is_whole = all(run.result.steps_per_epoch * group.result.batch_size >= 60000 for run in group.runs)
+    if not is_whole or here.get("callbacks") or any(here.get(key) != value for key, value in SHARED.items()):
         return None
-    wanted = (configuration.lr, configuration.batch_size, here.get("max_epochs"))
+    wanted = (group.result.lr, group.result.batch_size, here.get("max_epochs"))
     return next((run for run in published_runs() if (run["lr"], run["batch_size"], run["epochs"]) == wanted), None)
 
 
-def published_rows(configurations: Sequence[Configuration]) -> list[list[str]]:
+def published_rows(groups: Sequence[Group]) -> list[list[str]]:
     """Rows of a table: configuration, figure, its published value, the median here, and the rank of the published value."""
     rows = []
-    for each in configurations:
+    for each in groups:
         if (run := find_published(each)) is None:
             continue
         losses = run["train_loss_by_epoch"]
-        figures = (
-            (FIRST_LOSS, losses[0]),
-            (Quantity("training loss of epoch 10", True, _loss_of_epoch_10), losses[9]),
-            (FINAL_LOSS, losses[-1]),
-            (TRAIN_ACCURACY, run["train_accuracy_percent"] / 100),
-            (TEST_ACCURACY, run["test_accuracy_percent"] / 100),
-        )
-        for quantity, value in figures:
+        figures = {FIRST_LOSS: losses[0], TENTH_LOSS: losses[9], FINAL_LOSS: losses[-1]}
+        figures |= {TRAIN_ACCURACY: run["train_accuracy_percent"] / 100, TEST_ACCURACY: run["test_accuracy_percent"] / 100}
+        for quantity, value in figures.items():
             if values := quantity.values(each):
-                text = "{:.4f}" if quantity.is_loss else "{:.2%}"
-                rows.append(
-                    [each.name, quantity.name, text.format(value), text.format(spread(values).median), _rank(value, values)]
-                )
+                form = "{:.4f}" if quantity.is_loss else "{:.2%}"
+                shown = [form.format(value), form.format(median(values)), _rank(value, values)]
+                rows.append([each.name, quantity.name, *shown])
     return rows
 
 

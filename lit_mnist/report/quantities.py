@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
-from lit_mnist.report.experiments import Configuration
+from lit_mnist.report.experiments import Group
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.statistics import Effect, effect, spread
+from lit_mnist.report.statistics import Difference, difference
 
 TARGETS = (0.1, 0.2, 0.5, 1.0, 2.0)  # nats; the first that most runs reach is the one whose time is taken
 
@@ -25,28 +26,29 @@ class Quantity:
     is_loss: bool
     of: Callable[[RecordedRun], float | None]
 
-    def values(self, configuration: Configuration) -> list[float]:
+    def values(self, group: Group) -> list[float]:
         """Values of the runs that have one."""
-        return [value for run in configuration.runs if (value := self.of(run)) is not None]
+        return [value for run in group.runs if (value := self.of(run)) is not None]
 
-    def centre(self, configuration: Configuration) -> float:
-        """Mean of the values, of losses of their logarithms: what `compare` compares."""
-        values = self.values(configuration)
-        return sum(math.log(max(value, 1e-12)) if self.is_loss else value for value in values) / len(values)
+    def compared(self, group: Group) -> list[float]:
+        """Values to compare the means of: the logarithms of losses, which span orders of magnitude."""
+        return [math.log(max(value, 1e-12)) if self.is_loss else value for value in self.values(group)]  # a loss may be 0
 
-    def text(self, value: float) -> str:
-        """Writes a value: losses with three digits, accuracies in percent."""
+    def compare(self, first: Group, second: Group) -> Difference | None:
+        """Compares two groups, second against first; None where one of them has no value."""
+        samples = self.compared(first), self.compared(second)
+        return difference(*samples) if all(samples) else None
+
+    def text(self, value: float | None) -> str:
+        """Writes a value: losses with three digits, accuracies in percent, a dash for None."""
+        if value is None:
+            return "–"
         return loss_text(value) if self.is_loss else f"{100 * value:.2f} %"
 
-    def median_text(self, configuration: Configuration) -> str:
-        """Writes the median of the values; a dash where there is none."""
-        values = self.values(configuration)
-        return self.text(spread(values).median) if values else "–"
-
-    def compare(self, first: Configuration, second: Configuration) -> Effect | None:
-        """Compares two configurations, second against first; None where one of them has no value."""
-        samples = self.values(first), self.values(second)
-        return effect(*samples, self.is_loss) if all(samples) else None
+    def median_text(self, group: Group) -> str:
+        """Writes the median of the values."""
+        values = self.values(group)
+        return self.text(median(values) if values else None)
 
 
 def loss_text(loss: float) -> str:
@@ -66,16 +68,24 @@ DECLARED = (FIRST_LOSS, FINAL_LOSS, TEST_ACCURACY)  # and the share of failures
 
 
 def loss_at_steps(steps: int) -> Quantity:
-    """Mean of the block losses in the last tenth of a number of SGD steps, or the loss of the block that they end in."""
+    """Mean of the losses of the blocks that end in the last tenth of a number of SGD steps; else of the nearest one.
+
+    None for a run that failed before, or has no block near enough.
+    """
 
     def of(run: RecordedRun) -> float | None:
-        if run.failure is not None and run.failure * run.result.steps_per_epoch < steps:
+        if not run.block_losses or run.length * run.result.steps_per_epoch < steps:
             return None
+        last, nearest = min(run.block_losses, key=lambda block: abs(block[0] - steps))
         inside = [loss for step, loss in run.block_losses if 0.9 * steps < step <= steps]
-        inside = inside or [loss for step, loss in run.block_losses if step > steps][:1]
-        return sum(inside) / len(inside) if inside else None
+        return fmean(inside or [nearest]) if abs(last - steps) < 0.15 * steps else None
 
     return Quantity(f"training loss after {steps:,} SGD steps", True, of)
+
+
+def common_steps(groups: Sequence[Group]) -> int:
+    """SGD steps that a run of each group made, as far as the block losses reach; 0 where there are none."""
+    return min(max((run.block_losses[-1][0] for run in each.runs if run.block_losses), default=0) for each in groups)
 
 
 def steps_to(run: RecordedRun, target: float) -> float | None:
@@ -83,29 +93,17 @@ def steps_to(run: RecordedRun, target: float) -> float | None:
     before: tuple[int, float] | None = None
     for step, loss in run.block_losses:
         if loss <= target:
-            if before is None or before[1] <= loss:
+            if before is None:
                 return float(step)
             return before[0] + (step - before[0]) * (before[1] - target) / (before[1] - loss)
         before = (step, loss)
     return None
 
 
-def common_target(configurations: Sequence[Configuration]) -> float | None:
-    """The lowest target that at least half of the runs of each configuration reached."""
+def common_target(groups: Sequence[Group]) -> float | None:
+    """The lowest target that at least half of the runs of each group reached."""
     for target in TARGETS:
-        reached = [[steps_to(run, target) is not None for run in each.runs] for each in configurations]
-        if all(2 * sum(each) >= len(each) for each in reached):
+        reached = [sum(steps_to(run, target) is not None for run in each.runs) for each in groups]
+        if all(2 * count >= len(each.runs) for count, each in zip(reached, groups, strict=True)):
             return target
     return None
-
-
-def common_steps(configurations: Sequence[Configuration]) -> int | None:
-    """SGD steps that every configuration's whole runs made, where block losses of all reach so far."""
-    lasts = [max((run.block_losses[-1][0] for run in each.survivors if run.block_losses), default=0) for each in configurations]
-    if not lasts or min(lasts) == 0:
-        return None
-    shortest = min(lasts)
-    firsts = [
-        min((run.block_losses[0][0] for run in each.runs if run.block_losses), default=shortest) for each in configurations
-    ]
-    return shortest if max(firsts) <= shortest else None

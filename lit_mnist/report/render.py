@@ -1,7 +1,6 @@
 """The one renderer: the same content as an HTML page (one file, offline, light and dark) and as Markdown with its figures."""
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,14 +15,6 @@ from lit_mnist.report.drawing import Drawing, colours, inline, paint
 MARK = "made by lit_mnist report"  # in every file of a report: what does not hold it is never overwritten
 COMMAND = ["python", "-m", "lit_mnist", "fit"]
 PLAIN_WORD = re.compile(r"[\w@%+=:,./~-]+")
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    kind: ClassVar = "text"
-    text: str
 
 
 @dataclass(frozen=True)
@@ -62,16 +53,6 @@ class Lines:
     kind: ClassVar = "lines"
     lines: Sequence[str]
 
-    @property
-    def commands(self) -> list[str]:
-        """Lines that may be pasted."""
-        return [line for line in self.lines if is_command(line)]
-
-    @property
-    def others(self) -> list[str]:
-        """Lines that may not."""
-        return [line for line in self.lines if not is_command(line)]
-
 
 @dataclass(frozen=True)
 class Columns:
@@ -81,7 +62,7 @@ class Columns:
     blocks: Sequence["Block"]
 
 
-Block = Text | Bullets | Table | Figures | Lines | Columns
+Block = Bullets | Table | Figures | Lines | Columns
 
 
 @dataclass(frozen=True)
@@ -113,11 +94,8 @@ class Page:
 
 def is_command(line: str) -> bool:
     """Tells if a line from a record is a `fit` command of plain words, which is safe to paste into a shell."""
-    try:
-        words = shlex.split(line)
-    except ValueError:
-        return False
-    return words[:4] == COMMAND and all(PLAIN_WORD.fullmatch(word) for word in line.split(" "))
+    words = line.split(" ")
+    return words[:4] == COMMAND and all(PLAIN_WORD.fullmatch(word) for word in words)
 
 
 def render_html(page: Page) -> str:
@@ -132,12 +110,17 @@ def render_markdown(page: Page) -> str:
 
 def figure_files(page: Page) -> dict[str, str]:
     """Draws each figure of the page for a light and for a dark background, by file name."""
-    themes = {"light": 0, "dark": 1}
     return {
-        f"{drawing.name}-{theme}.svg": f"<!-- {MARK} -->\n{paint(drawing.svg, which)}"
+        f"{drawing.name}-{theme}.svg": f"<!-- {MARK} -->\n{paint(drawing.svg, index)}"
         for drawing in page.drawings
-        for theme, which in themes.items()
+        for index, theme in enumerate(("light", "dark"))
     }
+
+
+def render_table(table: Table) -> str:
+    """Writes a table as Markdown."""
+    macros = _templates().get_template("report.md.j2").make_module({"page": Page("", "", ()), "mark": MARK})
+    return str(macros.show(table)).strip()  # type: ignore[attr-defined]
 
 
 def markdown_text(text: object) -> Markup:
@@ -163,4 +146,5 @@ def _templates() -> jinja2.Environment:
         finalize=lambda value: _printable(value) if type(value) is str else value,
     )
     environment.filters |= {"md": markdown_text, "inline": lambda drawing: Markup(inline(drawing))}
+    environment.tests |= {"command": is_command}
     return environment

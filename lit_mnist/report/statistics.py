@@ -1,9 +1,8 @@
-"""Medians, intervals and tests, on plain sequences of numbers. All intervals are at 95 %."""
+"""Intervals and tests, on plain sequences of numbers. All intervals are at 95 %."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -12,75 +11,35 @@ CONFIDENCE = 0.95
 EXACT_UP_TO = 300  # runs; a test that is exact takes seconds with more
 
 
-class Spread(NamedTuple):
-    """First quartile, median and third quartile."""
-
-    low: float
-    median: float
-    high: float
-
-
 @dataclass(frozen=True)
-class Effect:
-    """Difference of two means with its interval; a ratio if the means are of logarithms.
-
-    Attributes:
-        value: Second minus first, or second over first.
-        low, high: Welch's t interval; NaN where a sample has fewer than two values.
-        ratio: True if all three are ratios.
-    """
+class Difference:
+    """Difference of two means, second minus first, with Welch's t interval; NaN where a sample has fewer than two values."""
 
     value: float
     low: float
     high: float
-    ratio: bool
 
     @property
     def direction(self) -> int:
-        """1 or -1 if the whole interval lies above or below no difference, else 0."""
-        same = 1.0 if self.ratio else 0.0
-        return int(self.low > same) - int(self.high < same)
+        """1 or -1 if the whole interval lies above or below 0, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
 
     @property
     def known(self) -> bool:
         """Tells if there is an interval at all."""
         return not math.isnan(self.low)
 
-    @property
-    def reverse(self) -> "Effect":
-        """First against second."""
-        if self.ratio:
-            return Effect(1 / self.value, 1 / self.high, 1 / self.low, True)
-        return Effect(-self.value, -self.high, -self.low, False)
 
-
-def spread(values: Sequence[float]) -> Spread:
-    """Computes median and quartiles of at least one value."""
-    return Spread(*map(float, np.quantile(np.asarray(values, dtype=np.float64), (0.25, 0.5, 0.75))))
-
-
-def effect(first: Sequence[float], second: Sequence[float], ratio: bool) -> Effect:
-    """Compares two samples by Welch's t interval, for unequal variances; by their logarithms if a ratio is asked for.
-
-    Args:
-        first, second: At least one value each; positive for a ratio.
-        ratio: Compare geometric means by their ratio, as suits losses over orders of magnitude.
-    """
-    samples = [np.asarray(values, dtype=np.float64) for values in (first, second)]
-    if ratio:
-        samples = [np.log(np.maximum(values, 1e-12)) for values in samples]  # a loss may round to 0
-    difference = float(samples[1].mean() - samples[0].mean())
-    margin = math.nan
-    if min(map(len, samples)) > 1:
-        a, b = (float(values.var(ddof=1)) / len(values) for values in samples)
+def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Compares two samples of at least one value each, by Welch's t interval for unequal variances."""
+    value, margin = float(np.mean(second) - np.mean(first)), math.nan
+    if min(len(first), len(second)) > 1:
+        a, b = (float(np.var(values, ddof=1)) / len(values) for values in (first, second))
         margin = 0.0
-        if a + b > 0:
-            freedom = (a + b) ** 2 / (a**2 / (len(samples[0]) - 1) + b**2 / (len(samples[1]) - 1))
+        if a + b > 0:  # scipy's own interval is not defined for samples without any scatter
+            freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
             margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(a + b)
-    ends = (difference, difference - margin, difference + margin)
-    if ratio:
-        ends = tuple(math.nan if math.isnan(end) else math.exp(min(max(end, -200), 200)) for end in ends)  # type: ignore[assignment]
-    return Effect(*ends, ratio)
+    return Difference(value, value - margin, value + margin)
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
@@ -125,13 +84,11 @@ def survival(lengths: Sequence[float], failed: Sequence[bool]) -> tuple[list[flo
     """Estimates the share of runs still training after each time at which one failed (Kaplan and Meier).
 
     Args:
-        lengths: How long each run trained.
-        failed: If it failed then, or ended for another reason.
+        lengths: Epochs that each run trained.
+        failed: True where a run failed then, False where it ended for another reason.
 
     Returns:
         Times and shares, beginning with 0 and 1.
     """
-    ended = [length for length, is_failure in zip(lengths, failed, strict=True) if is_failure]
-    going = [length for length, is_failure in zip(lengths, failed, strict=True) if not is_failure]
-    curve = stats.ecdf(stats.CensoredData(uncensored=ended, right=going)).sf
+    curve = stats.ecdf(stats.CensoredData.right_censored(lengths, [not each for each in failed])).sf
     return [0.0, *map(float, curve.quantiles)], [1.0, *map(float, curve.probabilities)]

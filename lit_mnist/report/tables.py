@@ -1,72 +1,59 @@
-"""Tables of the report: results by configuration and by level of a sweep, runs, provenance."""
+"""Tables of the report: results by group and by level of a sweep, runs, provenance; and results.csv."""
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Callable, Sequence
+from statistics import median, quantiles
 
-from lit_mnist.record.printable import one_line
-from lit_mnist.report.experiments import Configuration, Sweep, level_text
-from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRAIN_ACCURACY, Quantity, common_target, steps_to
+from lit_mnist.record.printable import csv_cell, one_line
+from lit_mnist.report.experiments import Group, Sweep, level_text
+from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRAIN_ACCURACY, common_target, steps_to
 from lit_mnist.report.render import Table
-from lit_mnist.report.statistics import share_interval, spread
+from lit_mnist.report.statistics import share_interval
 
-MOST_ROWS = 30  # of the table of failed runs
+COLUMNS = "configuration folder seed lr batch_size outcome epochs steps failed_at_epoch loss_of_epoch_1 final_train_loss"
+COLUMNS += " train_accuracy test_accuracy seconds command"
 
 
-def results(configurations: Sequence[Configuration], settings: bool = False) -> Table:
-    """One line for each configuration: its settings if wanted, medians over the runs that did not fail, how many failed."""
+def results(groups: Sequence[Group], settings: bool = False, note: str = "") -> Table:
+    """One line for each group: its settings if wanted, medians over the runs that did not fail, how many failed."""
+    quantities = (FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)
     rows = [
         [
             each.name,
-            *((level_text(each.lr), str(each.batch_size)) if settings else ()),
-            *(quantity.median_text(each) for quantity in (FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)),
+            *((level_text(each.result.lr), str(each.result.batch_size)) if settings else ()),
+            *(quantity.median_text(each) for quantity in quantities),
             f"{len(each.failed)} of {len(each.runs)}",
         ]
-        for each in configurations
+        for each in groups
     ]
     columns = ("learning rate", "batch size") if settings else ()
-    return Table(("configuration", *columns, "final loss", "train accuracy", "test accuracy", "failed"), rows)
+    return Table(("configuration", *columns, *(quantity.name for quantity in quantities), "failed"), rows, note=note)
 
 
 def levels(sweep: Sweep) -> Table:
     """A column for each level, a row for each quantity."""
-    columns, target = sweep.configurations, common_target(sweep.configurations)
-    shares = [share_interval(len(each.failed), len(each.runs)) for each in columns]
+    groups, target = sweep.groups, common_target(sweep.groups)
+    shares = [share_interval(len(each.failed), len(each.runs)) for each in groups]
     rows = [
-        ["failed", *(f"{len(each.failed)} of {len(each.runs)}" for each in columns)],
+        ["failed", *(f"{len(each.failed)} of {len(each.runs)}" for each in groups)],
         ["share of failures, 95 % interval", *(f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in shares)],
-        *(
-            [quantity.name, *(_with_quartiles(quantity.text, quantity.values(each)) for each in columns)]
-            for quantity in DECLARED
-        ),
     ]
+    rows += [[each.name, *(_with_quartiles(each.text, each.values(group)) for group in groups)] for each in DECLARED]
     if target:
-        reached = [[(run, steps) for run in each.runs if (steps := steps_to(run, target)) is not None] for each in columns]
-        epochs = [[steps / max(1, run.result.steps_per_epoch) for run, steps in each] for each in reached]
+        times = [{run: steps for run in each.runs if (steps := steps_to(run, target)) is not None} for each in groups]
+        epochs = [[steps / max(1, run.result.steps_per_epoch) for run, steps in each.items()] for each in times]
         rows += [
             [f"epochs to a loss of {target:g}", *(_with_quartiles("{:.2f}".format, each) for each in epochs)],
-            [
-                f"SGD steps to {target:g}",
-                *(_with_quartiles("{:,.0f}".format, [steps for _, steps in each]) for each in reached),
-            ],
-            [
-                f"runs that reached {target:g}",
-                *(f"{len(some)} of {len(each.runs)}" for some, each in zip(reached, columns, strict=True)),
-            ],
+            [f"SGD steps to {target:g}", *(_with_quartiles("{:,.0f}".format, list(each.values())) for each in times)],
+            [f"runs that reached {target:g}", *(f"{len(a)} of {len(b.runs)}" for a, b in zip(times, groups, strict=True))],
         ]
-    return Table([sweep.label, *(level_text(each.level(sweep.axis)) for each in columns)], rows)
+    return Table([sweep.label, *map(sweep.level, groups)], rows)
 
 
-def failed_runs(configurations: Sequence[Configuration]) -> Table:
-    """One line for each of the first failed runs."""
-    failed = [(each, run) for each in configurations for run in each.failed]
-    rows = [[each.name, str(run.result.seed), run.result.outcome, f"{run.failure:.2f}"] for each, run in failed[:MOST_ROWS]]
-    note = f"The first {MOST_ROWS} of {len(failed)}; all are in results.csv." if len(failed) > MOST_ROWS else ""
-    return Table(("configuration", "seed", "outcome", "failed in epoch"), rows, 3, note)
-
-
-def all_runs(configurations: Sequence[Configuration]) -> Table:
+def all_runs(groups: Sequence[Group]) -> Table:
     """One line for each run."""
-    runs = [(each, run) for each in configurations for run in each.runs]
     rows = [
         [
             run.folder,
@@ -74,29 +61,38 @@ def all_runs(configurations: Sequence[Configuration]) -> Table:
             str(run.result.seed),
             run.result.outcome + (f" ({one_line(run.result.stopped)})" if run.result.stopped else ""),
             f"{run.length:.4g}",
-            *(_text(quantity, value) for quantity in (FINAL_LOSS, TEST_ACCURACY) for value in (quantity.of(run),)),
+            FINAL_LOSS.text(FINAL_LOSS.of(run)),
+            TEST_ACCURACY.text(TEST_ACCURACY.of(run)),
         ]
-        for each, run in runs
+        for each in groups
+        for run in each.runs
     ]
-    return Table(("folder", "configuration", "seed", "outcome", "epochs", "final loss", "test accuracy"), rows, 4)
+    return Table(("folder", "configuration", "seed", "outcome", "epochs", FINAL_LOSS.name, TEST_ACCURACY.name), rows, 4)
 
 
-def provenance(configurations: Sequence[Configuration]) -> Table:
+def results_csv(groups: Sequence[Group]) -> str:
+    """Writes one line for each run, with a head."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS.split())
+    for name, run in ((each.name, run) for each in groups for run in each.runs):
+        result = run.result
+        cells = [name, run.folder, result.seed, result.lr, result.batch_size, result.outcome, result.epochs, result.steps]
+        cells += [run.failure, next(iter(result.train_loss_by_epoch), None), result.final_train_loss]
+        cells += [result.train_accuracy, result.test_accuracy, result.times.seconds, one_line(result.command)]
+        writer.writerow(map(csv_cell, cells))
+    return text.getvalue()
+
+
+def provenance(groups: Sequence[Group]) -> Table:
     """Versions, machines and data behind the runs, each value with the number of runs that have it."""
     counts: dict[str, Counter[str]] = {}
-    for each in configurations:
-        for run in each.runs:
-            result = run.result
-            told = {
-                "threads": result.threads,
-                "device": result.device,
-                "commit": result.commit,
-                "data_sha256": result.data_sha256,
-            }
-            told |= {f"version of {key}": value for key, value in result.versions.items()} | dict(result.machine)
-            for key, value in told.items():
-                if value not in (None, ""):
-                    counts.setdefault(one_line(key), Counter())[one_line(str(value))] += 1
+    for result in (run.result for each in groups for run in each.runs):
+        told = {key: getattr(result, key) for key in ("threads", "device", "commit", "data_sha256")}
+        told |= {f"version of {key}": value for key, value in result.versions.items()} | result.machine
+        for key, value in told.items():
+            if value not in (None, ""):
+                counts.setdefault(one_line(key), Counter())[one_line(str(value))] += 1
     rows = [
         [key, ", ".join(f"{value} ({count_of(n, 'run')})" if len(values) > 1 else value for value, n in values.most_common(5))]
         for key, values in counts.items()
@@ -110,12 +106,7 @@ def count_of(n: int, noun: str) -> str:
 
 
 def _with_quartiles(text: Callable[[float], str], values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    shown = spread(values)
-    quartiles = f" ({text(shown.low)}–{text(shown.high)})".replace(" %–", "–") if len(values) > 2 else ""
-    return f"{text(shown.median)}{quartiles}"
-
-
-def _text(quantity: Quantity, value: float | None) -> str:
-    return "–" if value is None else quantity.text(value)
+    if len(values) < 3:
+        return text(median(values)) if values else "–"
+    low, middle, high = (text(value) for value in quantiles(values, method="inclusive"))
+    return f"{middle} ({low}–{high})".replace(" %–", "–")
