@@ -1,6 +1,7 @@
 """LitMLP beside a plain LightningModule: equal calls, equal numbers, whatever is hung on the Trainer or overridden."""
 
 import copy
+import json
 import pickle
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, cast
 import pytest
 import pytorch_lightning as pl
 import torch
-from control import Control
+from control import Control, read_once
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import callbacks as cb
 from pytorch_lightning.cli import LightningCLI
@@ -18,6 +19,7 @@ from pytorch_lightning.tuner.tuning import Tuner
 from torch import Tensor
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
+from victim import Victim
 
 from lit_mnist import LitMLP, MNISTDataModule, in_blocks
 
@@ -39,7 +41,7 @@ def first_weight(model: Any) -> Tensor:
 
 
 def data(**options: Any) -> MNISTDataModule:
-    return MNISTDataModule(**({"batch_size": BATCH, "train_size": IMAGES, "val_size": 100, "seed": SEED} | options))
+    return read_once(MNISTDataModule(**({"batch_size": BATCH, "train_size": IMAGES, "val_size": 100, "seed": SEED} | options)))
 
 
 def trainer(folder: Path, **options: Any) -> pl.Trainer:
@@ -444,7 +446,7 @@ def test_a_module_may_be_copied_pickled_and_trained_by_another_trainer(stepping:
     assert results[0]["weights"] != fitted(LitMLP(hidden=(16,), seed=SEED), tmp_path)["weights"]
     module = data()
     fitted(LitMLP(hidden=(16,)), tmp_path, datamodule=module)
-    again = pickle.loads(pickle.dumps(data()))
+    again = pickle.loads(pickle.dumps(MNISTDataModule(BATCH, train_size=IMAGES, val_size=100, seed=SEED)))
     assert fitted(LitMLP(hidden=(16,), seed=SEED), tmp_path, datamodule=again)["steps"] == EPOCHS * STEPS
 
 
@@ -470,3 +472,67 @@ def test_loaders_of_the_data_module_may_be_given_to_a_trainer_themselves(tmp_pat
     other = data(seed=SEED + 1)
     assert fitted(LitMLP(hidden=(16,)), tmp_path, datamodule=other)["steps"] == EPOCHS * STEPS
     assert next(iter(module.train_dataloader()))[1].tolist() != next(iter(other.train_dataloader()))[1].tolist()
+
+
+def on_two_devices() -> int:
+    """Trains, in two processes that are forked here, a plain module and LitMLP; each process writes what it saw."""
+    torch.set_num_threads(1)
+    results = {}
+    for name, model in (("control", counting(Control)), ("ours", counting(LitMLP))):
+        fitter = trainer(Path(), devices=2, strategy="ddp_fork", callbacks=[keep := Keep(name)])
+        fitter.fit(model, datamodule=MNISTDataModule(BATCH, train_size=320, val_size=100))  # no seed: they must agree on one
+        results[name] = keep
+    try:
+        module = data(train_size=320)
+        trainer(Path(), devices=2, strategy="ddp_fork").fit(LitMLP(hidden=(16,)), module.train_dataloader())
+    except torch.multiprocessing.ProcessRaisedException as refusal:  # type: ignore[attr-defined]
+        Path("refusal").write_text(str(refusal))
+    return 0
+
+
+class Keep(cb.Callback):
+    """Writes down, in each process, what was called and which images it saw."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.labels = name, 0
+        self.images: list[int] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self.images += [hash(image.numpy().tobytes()) for image in batch[0]]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module: Any = pl_module
+        seen = {
+            "calls": dict(module.calls),
+            "steps": trainer.global_step,
+            "images": self.images,
+            "train/loss": float(trainer.callback_metrics["train/loss"]),
+            "val/accuracy": float(trainer.callback_metrics["val/accuracy"]),
+        }
+        Path(f"{self.name}{trainer.global_rank}.json").write_text(json.dumps(seen))
+
+
+def test_on_two_devices_the_hooks_are_called_as_often_as_on_one_and_no_image_is_seen_twice(tmp_path: Path) -> None:
+    victim = Victim(folder=tmp_path, act=on_two_devices, environment={"PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore"})
+    assert victim.wait() == 0, victim.stderr
+    for name in ("control", "ours"):
+        first, second = (json.loads((tmp_path / f"{name}{rank}.json").read_text()) for rank in (0, 1))
+        for seen in (first, second):
+            assert seen["calls"] == dict.fromkeys(HOOKS, EPOCHS * STEPS)
+            assert seen["steps"] == EPOCHS * STEPS
+        assert first["train/loss"] == second["train/loss"]
+        assert first["val/accuracy"] == second["val/accuracy"]
+        halves = [set(seen["images"][:160]) for seen in (first, second)]  # of the first epoch
+        assert len(halves[0] | halves[1]) == 320
+    assert "would hand the same images to all 2" in (tmp_path / "refusal").read_text()
+
+
+@pytest.mark.filterwarnings("default")  # those that the compiler meets in Lightning
+@pytest.mark.parametrize("stepping", [lambda model: model, in_blocks], ids=["plain", "blocks"])
+def test_a_compiled_module_trains(stepping: Any, tmp_path: Path) -> None:
+    fitter = trainer(tmp_path)
+    compiled: Any = torch.compile(stepping(model := LitMLP(hidden=(16,), seed=SEED)), backend="eager")
+    fitter.fit(compiled, datamodule=data())
+    assert fitter.global_step == EPOCHS * STEPS
+    fitted(expected := LitMLP(hidden=(16,), seed=SEED), tmp_path)
+    assert torch.allclose(model.mlp.layers[0].weight, expected.mlp.layers[0].weight, rtol=0, atol=1e-6)
