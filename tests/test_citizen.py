@@ -3,10 +3,11 @@
 import copy
 import json
 import pickle
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import pytorch_lightning as pl
@@ -16,12 +17,16 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import callbacks as cb
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.tuner.tuning import Tuner
+from remains import result_of
 from torch import Tensor
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 from victim import Victim
 
 from lit_mnist import LitMLP, MNISTDataModule, in_blocks
+from lit_mnist.cli.main import main
+from lit_mnist.cli.mistakes import REFUSED
+from lit_mnist.cli.options import option_parser, run_options
 
 IMAGES, BATCH, EPOCHS = 310, 32, 2
 STEPS = 10  # per epoch
@@ -535,4 +540,41 @@ def test_a_compiled_module_trains(stepping: Any, tmp_path: Path) -> None:
     fitter.fit(compiled, datamodule=data())
     assert fitter.global_step == EPOCHS * STEPS
     fitted(expected := LitMLP(hidden=(16,), seed=SEED), tmp_path)
-    assert torch.allclose(model.mlp.layers[0].weight, expected.mlp.layers[0].weight, rtol=0, atol=1e-6)
+    pairs = zip(model.parameters(), expected.parameters(), strict=True)
+    assert all(torch.allclose(one, other, rtol=0, atol=1e-6) for one, other in pairs)
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_an_option_that_fit_refuses_is_not_in_its_help_and_typing_it_gives_the_reason(option: str) -> None:
+    assert f"--trainer.{option}" not in option_parser("fit").format_help()
+    with pytest.raises(ValueError, match=f"--trainer.{option}: {re.escape(REFUSED[option])}"):
+        run_options(["--config", "lr0.1", f"--trainer.{option}", "1"])
+
+
+class NormOfFit(GradientNorm):
+    made: ClassVar[list[GradientNorm]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made.append(self)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "reason"),
+    [
+        (["limit_train_batches", "7"], 14, "limit_train_batches counts single mini-batches"),
+        (["limit_train_batches", "0.5"], 10, "limit_train_batches counts single mini-batches"),
+        (["val_check_interval", "4"], 20, "val_check_interval counts single mini-batches"),
+        (["callbacks", f"{__name__}.NormOfFit"], 20, "NormOfFit.on_train_batch_start is called at every SGD step"),
+    ],
+)
+def test_in_fit_what_counts_or_watches_steps_has_single_steps_and_fit_says_so(
+    options: list[str], steps: int, reason: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--config", "lr0.1", "--data.train_size", str(IMAGES), "--data.val_size", "100", "--model.hidden", "16"]
+    run = [*small, "--run_dir", "run", "--trainer.max_epochs", str(EPOCHS), "--threads", "1"]
+    NormOfFit.made.clear()
+    assert main(["fit", *run, f"--trainer.{options[0]}", options[1]]) == 0
+    assert result_of(workplace / "run")["steps"] == steps
+    assert f"{reason}: the Trainer makes each step by itself" in capsys.readouterr().out
+    assert [len(callback.norms) for callback in NormOfFit.made if callback.norms] == [steps] * (options[0] == "callbacks")
