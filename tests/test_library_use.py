@@ -173,7 +173,8 @@ def test_a_trained_network_is_tested_and_applied_to_any_data(tmp_path: Path) -> 
 
 
 def test_a_logger_goes_on_where_it_was_in_sgd_steps_after_a_resume_of_a_checkpoint_of_blocks(tmp_path: Path) -> None:
-    fitted(stepping("blocks"), max_epochs=1).save_checkpoint(tmp_path / "end.ckpt")
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, filename="end")
+    fitted(stepping("blocks"), max_epochs=1, callbacks=[keep], enable_checkpointing=True)
     logger = pl.loggers.CSVLogger(tmp_path)
     fitted(network(), ckpt_path=tmp_path / "end.ckpt", logger=logger, log_every_n_steps=1)
     (table,) = tmp_path.rglob("metrics.csv")
