@@ -409,6 +409,26 @@ def test_tuners_find_what_they_find_for_a_plain_module_and_the_fit_after_them_is
     assert found[0][:2] == (32, 32)
 
 
+class Ordinary(pl.LightningDataModule):
+    """A data module as others write it."""
+
+    batch_size = BATCH
+
+    def train_dataloader(self) -> Any:
+        images = torch.zeros(IMAGES, 784), torch.zeros(IMAGES, dtype=torch.long)
+        return DataLoader(TensorDataset(*images), self.batch_size)
+
+
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+def test_the_search_for_a_batch_size_ends_at_the_number_of_images_as_with_an_ordinary_data_module(tmp_path: Path) -> None:
+    sizes = []
+    for module in (Ordinary(), data()):
+        fitter = trainer(tmp_path, max_epochs=1)
+        sizes.append(Tuner(fitter).scale_batch_size(LitMLP(hidden=(16,)), datamodule=module, init_val=128))
+    assert sizes[0] == sizes[1]
+
+
 class WithMomentum(LitMLP):
     def __init__(self, momentum: float = 0.9, **options: Any) -> None:
         super().__init__(**options)
