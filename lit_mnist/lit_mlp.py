@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_mnist.datasets.loaders import Batch
@@ -53,6 +54,7 @@ class LitMLP(pl.LightningModule):
             if seed is not None:
                 torch.default_generator.manual_seed(seed)
             self.mlp = MLP(image_shape, classes, hidden)
+        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
         self.val_accuracy = MulticlassAccuracy(classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(classes, average="micro")
 
@@ -78,22 +80,28 @@ class LitMLP(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch, self.val_accuracy)
+        self._evaluate("val", batch, self.val_loss, self.val_accuracy)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch, self.test_accuracy)
+        self._evaluate("test", batch, self.test_loss, self.test_accuracy)
 
-    def _evaluate(self, split: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
+    def _evaluate(self, split: str, batch: Batch, loss: MeanMetric, accuracy: MulticlassAccuracy) -> None:
         images, labels = batch
         logits = self(images).float()  # metrics in float32, whatever the network computes in
+        loss(F.cross_entropy(logits, labels, reduction="none"))
         accuracy(logits, labels)
-        self.log(f"{split}/loss", F.cross_entropy(logits, labels), on_epoch=True, batch_size=len(labels), sync_dist=True)
-        self.log(f"{split}/accuracy", accuracy, on_epoch=True, batch_size=len(labels))
+        self.log(f"{split}/loss", loss, on_epoch=True)  # metric objects count every image once, on several devices too
+        self.log(f"{split}/accuracy", accuracy, on_epoch=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Computes probabilities (N, classes) of a batch with or without labels."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         return cast(Tensor, self(images).softmax(1))
+
+    @property
+    def epoch_loss(self) -> float:
+        """The mean of the mini-batch losses of the epoch that ended last, in nats."""
+        return float(self.trainer.callback_metrics["train/loss"])
 
     def configure_optimizers(self) -> Any:
         """Returns plain SGD; override it for another optimizer."""

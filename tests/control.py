@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_mnist import MLP, MNISTDataModule
@@ -34,6 +35,7 @@ class Control(pl.LightningModule):
         if seed is not None:
             torch.manual_seed(seed)
         self.mlp = MLP((28, 28), 10, hidden)
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.val_accuracy = MulticlassAccuracy(10, average="micro")
         self.test_accuracy = MulticlassAccuracy(10, average="micro")
 
@@ -52,8 +54,10 @@ class Control(pl.LightningModule):
         images, labels = batch
         logits = self(images).float()
         accuracy = self.val_accuracy if split == "val" else self.test_accuracy
+        loss = self.val_loss if split == "val" else self.test_loss
+        loss(F.cross_entropy(logits, labels, reduction="none"))
         accuracy(logits, labels)
-        self.log(f"{split}/loss", F.cross_entropy(logits, labels), on_epoch=True, batch_size=len(labels), sync_dist=True)
+        self.log(f"{split}/loss", loss, on_epoch=True)
         self.log(f"{split}/accuracy", accuracy, on_epoch=True, batch_size=len(labels))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -69,7 +69,7 @@ HEADER = bytes([0, 0, 8, 3]) + (2).to_bytes(4, "big") + (1).to_bytes(4, "big") +
         (b"", "is not an IDX file"),
         (HEADER[:3], "is not an IDX file"),
         (b"<!DOCTYPE html><html>", "is not an IDX file"),
-        (gzip.compress(HEADER), "is not an IDX file"),
+        (gzip.compress(HEADER, mtime=0), "is not an IDX file"),
         (idx(np.zeros(3, np.float32)), "is not an IDX file"),
         (bytes([0, 0, 8, 255]) + b"\xff" * 1020, "is not an IDX file"),
         (HEADER[:9], "ends inside its header"),

@@ -81,7 +81,7 @@ def test_a_run_stopped_by_every_signal_in_turn_ends_as_if_undisturbed(tmp_path: 
         assert victim.wait_until(lambda victim=victim, line=f"epoch   {epoch}/5": line in victim.stdout)  # type: ignore[misc]
         victim.send(number)
         assert victim.wait() == code, victim.stderr
-        assert victim.stderr == SAID
+        assert victim.stderr in (SAID, "")  # within an import, which the first checkpoint makes, a process ends without a word
     victim = Victim(*experiment.options, folder=folder)
     assert victim.wait() == 0, victim.stderr
     assert difference(tmp_path / "undisturbed" / "run", folder / "run") == ""
@@ -153,5 +153,5 @@ def test_a_signal_within_an_import_ends_the_program_with_its_code_and_without_a_
         text=True,
         check=False,
     )
-    assert (ended.returncode, ended.stdout.partition("record")[0], ended.stderr) == (143, "", "")
+    assert (ended.returncode, ended.stdout.count("\n"), ended.stderr) == (143, 1, "")
     assert not list(tmp_path.rglob("*.json"))

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from lit_mnist.datasets.registry import MNIST
 from lit_mnist.predict.pictures import Grey, grey
 
 Map = NDArray[np.bool_]  # (h, w)
 
-BOX = 20 / 28  # longer side of a digit's box, as a share of the image's side
+SIDE = MNIST.image_shape[0]
+BOX = 20 / SIDE  # longer side of a digit's box, as a share of the image's side
 SMALL_SIDE = 84  # pixels; smaller pictures are enlarged to this first, so that strokes are wider than a pixel
 MAP_SIDE = 128  # pixels; the map on which paper is estimated and pieces of ink are told apart
 WINDOW = 0.35  # of the longer side of the map: wider than any stroke, narrower than most changes of light
@@ -29,7 +31,7 @@ THIN, USUAL = 1.5, 2.0  # pixels of the box; widths of MNIST's strokes at the 2n
 
 
 def prepare(
-    picture: Image.Image, image_shape: tuple[int, int] = (28, 28), like_mnist: bool = True
+    picture: Image.Image, image_shape: tuple[int, int] = MNIST.image_shape, like_mnist: bool = True
 ) -> tuple[NDArray[np.uint8], str]:
     """Makes of a picture what MNIST's preparation makes of it.
 
@@ -96,7 +98,7 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
     scale = max(level.shape) / max(small.shape)
     for sheet in _sheets(small):
         part = level[tuple(slice(int(side.start * scale), int(side.stop * scale)) for side in sheet)]
-        if min(part.shape) < 28:
+        if min(part.shape) < SIDE:
             continue
         with suppress(ValueError):
             inner, shapes = _find_ink(part)
@@ -150,7 +152,7 @@ def _is_light_on_dark(small: Grey) -> bool:
 
 
 def _smoothed(level: Grey) -> tuple[Grey, float]:
-    """Where there is noise: the mean over 3x3 pixels, and an upper bound of the noise that is left.
+    """Smooths where there is noise: the mean over 3x3 pixels, and an upper bound of the noise that is left.
 
     White noise would shrink to a third of its standard deviation; a lossy format makes blotches of it, which stay.
     """
@@ -204,7 +206,7 @@ def _thickened(ink: Grey) -> Grey:
     Their width is taken as 2 x area / outline, and the outline as the sum of the slopes of the grey levels.
     """
     fine = 5  # pixels for each pixel of the box
-    large = np.clip(_resized(ink, fine * BOX * 28 / max(ink.shape), Image.Resampling.BILINEAR), 0, 1)
+    large = np.clip(_resized(ink, fine * BOX * SIDE / max(ink.shape), Image.Resampling.BILINEAR), 0, 1)
     outline = np.hypot(*np.gradient(np.pad(large, 1))).sum()
     width = 2 * float(large.sum() / outline) / fine
     if width >= THIN:

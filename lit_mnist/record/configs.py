@@ -68,6 +68,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return options
 
 
+class _Plain(yaml.SafeLoader):
+    """Reads plain values only; a tuple, which Lightning writes of hyperparameters, is a list."""
+
+
+_Plain.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: list(loader.construct_sequence(node)))  # type: ignore[arg-type]
+
+
 def parse_yaml(text: str) -> Any:
     """Parses plain YAML values. Anchors are refused: nested ones grow without bound.
 
@@ -78,4 +85,4 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("it is nested too deep")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError("aliases are not allowed")
-    return yaml.safe_load(text)
+    return yaml.load(text, _Plain)  # a safe loader

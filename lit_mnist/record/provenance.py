@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, machine, commit, and the fingerprint of trained weights."""
+"""Provenance of a number: versions, machine, commit, and the fingerprint of trained weights."""
 
 import hashlib
 import os

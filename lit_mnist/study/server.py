@@ -107,7 +107,8 @@ class _Server:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the server runs)
         pipes = {**_surroundings(folder), "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         self._process = subprocess.Popen([sys.executable, "-m", MODULE], text=True, **pipes)
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def _listen(self) -> None:
         assert self._process.stdout
@@ -115,6 +116,7 @@ class _Server:
             answer = json.loads(line)
             self.children.pop(answer["number"]).exit_code = answer["exit_code"]
         self.ended = True
+        self._process.stdout.close()
 
     def start(self, request: dict[str, Any]) -> _Child:
         self._count += 1
@@ -143,6 +145,8 @@ class _Server:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait()
+        self._listener.join()
+        self._errors.close()
 
 
 def last_words(output: str) -> str:
