@@ -418,9 +418,11 @@ class Ordinary(pl.LightningDataModule):
         images = torch.zeros(IMAGES, 784), torch.zeros(IMAGES, dtype=torch.long)
         return DataLoader(TensorDataset(*images), self.batch_size)
 
+    def val_dataloader(self) -> Any:
+        return self.train_dataloader()
 
-@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
-@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`")
+
+@pytest.mark.filterwarnings("ignore:The '(train|val)_dataloader' does not have many workers")
 def test_the_search_for_a_batch_size_ends_at_the_number_of_images_as_with_an_ordinary_data_module(tmp_path: Path) -> None:
     sizes = []
     for module in (Ordinary(), data()):
