@@ -66,6 +66,11 @@ class LitMLP(pl.LightningModule):
         """Computes what SGD minimises, the mean cross-entropy of a mini-batch in nats; override it for another loss."""
         return F.cross_entropy(self(images), labels)
 
+    @property
+    def epoch_loss(self) -> float:
+        """The training loss of the epoch that ended last, in nats."""
+        return float(self.trainer.callback_metrics["train/loss"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
         images, labels = batch
         loss = self.batch_loss(images, labels)

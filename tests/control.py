@@ -1,5 +1,6 @@
 """A plain LightningModule of the same network, loss and optimizer, with which LitMLP is compared."""
 
+from functools import cache
 from typing import Any
 
 import pytorch_lightning as pl
@@ -9,9 +10,21 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_mnist import MLP
+from lit_mnist import MLP, MNISTDataModule
+from lit_mnist.datasets.files import DataSet, load
 
 Batch = tuple[Tensor, Tensor]
+
+
+@cache
+def _mnist() -> DataSet:
+    return load("MNIST")
+
+
+def read_once(module: MNISTDataModule) -> MNISTDataModule:
+    """Spares a data module the reading of its files."""
+    module._data = _mnist()
+    return module
 
 
 class Control(pl.LightningModule):

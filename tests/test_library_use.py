@@ -170,3 +170,14 @@ def test_a_trained_network_is_tested_and_applied_to_any_data(tmp_path: Path) -> 
     right = torch.cat(probabilities).argmax(1) == others.data.test[1]
     assert measured["test/accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-7)
     assert measured["test/accuracy"] > 0.4
+
+
+def test_a_logger_goes_on_where_it_was_in_sgd_steps_after_a_resume_of_a_checkpoint_of_blocks(tmp_path: Path) -> None:
+    keep = pl.callbacks.ModelCheckpoint(tmp_path, filename="end")
+    fitted(stepping("blocks"), max_epochs=1, callbacks=[keep], enable_checkpointing=True)
+    logger = pl.loggers.CSVLogger(tmp_path)
+    fitted(network(), ckpt_path=tmp_path / "end.ckpt", logger=logger, log_every_n_steps=1)
+    (table,) = tmp_path.rglob("metrics.csv")
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    steps = [int(line[lines[0].index("step")]) for line in lines[1:]]
+    assert (min(steps), max(steps)) == (STEPS, 2 * STEPS - 1)  # Lightning counts from 0

@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from control import read_once
 from plain_loop import plain_loop
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def network(kind: type[LitMLP] = LitMLP, **options: Any) -> LitMLP:
 
 
 def data(batch_size: int = 32, **options: Any) -> MNISTDataModule:
-    return MNISTDataModule(batch_size, **({"train_size": IMAGES, "val_size": 50, "seed": SEED} | options))
+    return read_once(MNISTDataModule(batch_size, **({"train_size": IMAGES, "val_size": 50, "seed": SEED} | options)))
 
 
 def fitted(model: LitMLP, module: MNISTDataModule | None = None, ckpt_path: Path | None = None, **options: Any) -> pl.Trainer:

@@ -151,13 +151,19 @@ class _BlockStepping(LitMLP):
         super().on_train_epoch_end()
         self._log_position()
 
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        # the x of what is tested next
+        self.trainer.fit_loop.epoch_loop.on_load_checkpoint({"_batches_that_stepped": self.trainer.global_step})
+
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         if self.trainer.state.fn == "fit":
             self._log_position()
 
     def _log_position(self) -> None:
-        self.log("step", float(self.trainer.global_step))  # the x that loggers use, which would otherwise count blocks
+        # the x that loggers use, which would otherwise count blocks; beside a "step" the Trainer adds no epoch of its own
+        self.log_dict({"step": float(self.trainer.global_step), "epoch": float(self.trainer.current_epoch)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -186,6 +192,7 @@ def _agree_on_steps(checkpoint: dict[str, Any]) -> None:
         loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]["total"].update(
             ready=steps, completed=steps
         )
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = steps  # where loggers go on
 
 
 def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:

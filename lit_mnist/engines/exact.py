@@ -46,8 +46,6 @@ class ExactEngine:
         losses = []
 
         def closure() -> Tensor:
-            # under autocast the cache holds the weights as they were before the last step
-            torch.clear_autocast_cache()
             self.optimizer.zero_grad()
             loss = self.module.batch_loss(*batch)
             loss.backward()
