@@ -9,23 +9,28 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+static const char *kinds[] = {"write", "fsync", "rename", "open", "unlink", "mkdir", NULL};
+static int counts[6];
 static char folder[4096];
 static const char *wanted = "";
-static int nth, error, lasting, count;
+static int nth, error, lasting;
 
-/* From now on counts the calls of one kind; lasting: all calls after the nth fail, too, as on a full disk. */
+/* From now on counts the calls; the nth of one kind fails (0: none), and all after it if it is lasting, as on a full disk. */
 void arm(const char *path, const char *kind, int at, int number, int keeps_failing) {
     strncpy(folder, path, sizeof folder - 1);
-    wanted = strdup(kind), nth = at, error = number, lasting = keeps_failing, count = 0;
+    wanted = strdup(kind), nth = at, error = number, lasting = keeps_failing;
 }
 
-int counted(void) { return count; }
+int counted(int kind) { return counts[kind]; }
 
 static int fails(const char *kind, const char *path) {
-    if (!*folder || strcmp(kind, wanted) || !path || strncmp(path, folder, strlen(folder)))
+    if (!*folder || !path || strncmp(path, folder, strlen(folder)))
         return 0;
-    count++;
-    if (!nth || count < nth || (count > nth && !lasting))
+    int number = 0;
+    while (strcmp(kinds[number], kind))
+        number++;
+    int count = ++counts[number];
+    if (strcmp(kind, wanted) || !nth || count < nth || (count > nth && !lasting))
         return 0;
     errno = error;
     return 1;

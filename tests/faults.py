@@ -10,6 +10,7 @@ checkpoint; the same command then ends with the bits and curves of an undisturbe
 import argparse
 import ctypes
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from kills import Experiment, difference
 from remains import result_of
 from victim import Victim, command
 
+CALLS = ("write", "fsync", "rename", "open", "unlink", "mkdir")  # as in faults.c
 LIBRARY = "LIT_MNIST_FAULTS"  # names the compiled faults.c
 OPTIONS = (*Experiment(32, epochs=2).options, "--data.train_size", "640", "--model.hidden", "[16]")
 
@@ -55,7 +57,7 @@ def disturbed(call: str, nth: int, error: int, lasting: bool, *options: str) -> 
     library = ctypes.CDLL(os.environ[LIBRARY])
     library.arm(str(Path.cwd() / "run").encode(), call.encode(), nth, error, lasting)
     code = command(*options)
-    Path("calls").write_text(str(library.counted()))
+    Path("calls").write_text(json.dumps({kind: library.counted(number) for number, kind in enumerate(CALLS)}))
     return code
 
 
@@ -87,26 +89,28 @@ def problem(folder: Path, fault: Fault, nth: int, undisturbed: Path) -> str:
 
 
 def all_faults(folder: Path, every: int, at_once: int) -> list[str]:
-    """Tries every so many-th fault; returns what was wrong."""
+    """Tries every so many-th call of each kind, and one at least; returns what was wrong."""
+    undisturbed = folder / "undisturbed"
+    assert start(undisturbed, FAULTS[0], 0).wait() == 0
+    calls = json.loads((undisturbed / "calls").read_text())
     found: list[str] = []
     tried = 0
     with ThreadPoolExecutor(at_once) as pool:
-        for number, fault in enumerate(FAULTS):
-            undisturbed = folder / f"undisturbed{number}"
-            assert start(undisturbed, fault, 0).wait() == 0
-            calls = int((undisturbed / "calls").read_text())
-            chosen = range(1 + number % every if every <= calls else 1, calls + 1, every)
-            problems = pool.map(
-                lambda nth, fault=fault, number=number: problem(
-                    folder / f"{number}-{nth}", fault, nth, folder / f"undisturbed{number}" / "run"
-                ),
-                chosen,
-            )
-            wrong = [f"{fault}, call {nth}: {what}" for nth, what in zip(chosen, problems, strict=True) if what]
-            print(
-                f"{fault.call}, {errno.errorcode[fault.error]}: {len(chosen)} of {calls} calls, {len(wrong)} wrong", flush=True
-            )
-            found, tried = found + wrong, tried + len(chosen)
+        chosen = {
+            fault: range(1 + number % min(every, calls[fault.call]), calls[fault.call] + 1, every)
+            for number, fault in enumerate(FAULTS)
+        }
+        futures = {
+            (fault, nth): pool.submit(problem, folder / f"{number}-{nth}", fault, nth, undisturbed / "run")
+            for number, (fault, numbers) in enumerate(chosen.items())
+            for nth in numbers
+        }
+        for fault, numbers in chosen.items():
+            problems = {nth: what for nth in numbers if (what := futures[fault, nth].result())}
+            name = f"{fault.call}, {errno.errorcode[fault.error]}"
+            print(f"{name}: {len(numbers)} of {calls[fault.call]} calls, {len(problems)} wrong", flush=True)
+            found += [f"{name}, call {nth}: {what}" for nth, what in problems.items()]
+            tried += len(numbers)
     print(f"{tried} failing calls: {len(found)} wrong")
     return found
 

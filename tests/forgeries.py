@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -138,11 +139,17 @@ def forge(kind: str, path: Path, proof: Path) -> None:
 
 
 def compress(path: Path) -> None:
+    """Compresses the parts of an archive, and ends it as torch does: with a record of 64-bit sizes, too."""
     with zipfile.ZipFile(path) as archive:
         parts = [(part, archive.read(part)) for part in archive.namelist()]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in parts:
             archive.writestr(name, content)
+    content, count = path.read_bytes(), len(parts)
+    size, begin = struct.unpack("<II", content[-10:-2])  # of the list of parts
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, begin)
+    place = struct.pack("<4sIQI", b"PK\x06\x07", 0, begin + size, 1)
+    path.write_bytes(content[:-22] + record + place + content[-22:])
 
 
 FORGED = {
@@ -150,7 +157,7 @@ FORGED = {
     "payload": "holds more than dense tensors and plain values",
     "text": "is not a checkpoint",
     "truncated": "is not a checkpoint, or only a part of one",
-    "compressed": "has compressed parts|is not a checkpoint",
+    "compressed": "has compressed parts",
     "folder": "holds no usable checkpoint",
     "missing": "does not exist",
     **{kind: sentence for kind, (_, sentence) in ODD.items()},

@@ -65,6 +65,12 @@ def _broadcast(plan: Callable[[], list[Any]]) -> list[Any]:
     return list(made[0])
 
 
+def leave_group() -> None:
+    """Leaves the group of the run's processes. Its threads, met at the end of the interpreter, abort it now and then."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def check_strategy(trainer: pl.Trainer) -> None:
     """Raises ValueError where the processes would not make the SGD steps of one."""
     started = int(os.environ.get("WORLD_SIZE", 1))

@@ -20,7 +20,7 @@ from lit_mnist.record.provenance import machine, versions
 from lit_mnist.record.result import Result
 from lit_mnist.training.claim import claim
 from lit_mnist.training.finish import finish
-from lit_mnist.training.processes import check_strategy, in_first, is_first
+from lit_mnist.training.processes import check_strategy, in_first, is_first, leave_group
 from lit_mnist.training.progress import EpochProgress
 from lit_mnist.training.recorder import Diverged, Recorder
 from lit_mnist.training.resume import RunCheckpointIO, read_start
@@ -75,6 +75,7 @@ def train(options: RunOptions) -> tuple[Path, Result] | None:
         if not options.trains_for_real:
             _try_out(options)
             return None
+        leaving.callback(leave_group)
         asked = options.name, options.config, options.run_dir, options.ckpt_path
         path, start = in_first(lambda: claim(*asked, leaving), options.devices)
         result = _run(options, RunFolder(Path(path)), start and Path(start))
