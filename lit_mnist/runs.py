@@ -126,13 +126,9 @@ class Runs(Sequence[Run]):
 
     def findings(self) -> list[str]:
         """Returns the report's answers to what the learning rate and the batch size do, with 95 % intervals."""
-        from lit_mnist.report.experiments import find_sweeps, group_runs
-        from lit_mnist.report.findings import lead_sentences
-        from lit_mnist.report.load import RecordedRun
+        from lit_mnist.report.findings import answers
 
-        configurations, _ = group_runs([RecordedRun(str(run.folder), run.result, run.folder) for run in self])
-        sweeps = [find_sweeps(configurations, "lr"), find_sweeps(configurations, "batch_size")]
-        return [sentence for found in sweeps if found for sentence in lead_sentences(found[0])]
+        return answers({run.folder: run.result for run in self})
 
 
 def _columns(run: Run) -> dict[str, Any]:
