@@ -98,11 +98,6 @@ class LitMLP(pl.LightningModule):
         images = batch if isinstance(batch, Tensor) else batch[0]
         return cast(Tensor, self(images).softmax(1))
 
-    @property
-    def epoch_loss(self) -> float:
-        """The mean of the mini-batch losses of the epoch that ended last, in nats."""
-        return float(self.trainer.callback_metrics["train/loss"])
-
     def configure_optimizers(self) -> Any:
         """Returns plain SGD; override it for another optimizer."""
         return torch.optim.SGD(self.parameters(), lr=self.lr)
