@@ -43,6 +43,7 @@ def study_parser() -> Parser:
     add("--out", type=Path, default=Path("logs/study"), metavar="DIR", help="folder of the study (default: logs/study)")
     add("--workers", type=int, metavar="N", help="runs at once on this machine (default: one per core)")
     add("--scheduler", metavar="ADDRESS", help=scheduler)
+    add("--instruments", nargs="?", const="true", metavar="BOOL", help="measure in every run why training goes as it does")
     add("--dry-run", action="store_true", help=dry_run)
     add("--yes", action="store_true", help=f"start even more than {MOST_RUNS} runs")
     return parser
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     count = len(configs) * math.prod(map(len, grid.values())) * len(seeds)
     if count > MOST_RUNS and not options.yes:
         raise ValueError(f"That would be {count:,} runs: confirm with --yes, or give fewer values or seeds.")
-    for_all = plan.parse_options(fit_options)
+    instruments = ["--instruments", options.instruments] if options.instruments else []
+    for_all = plan.parse_options([*fit_options, *instruments])
     runs = plan.plan_study(configs, grid, for_all, seeds, options.out, keep_names=bool(options.configs))
     try:
         plan.refuse_other_settings(runs)
