@@ -107,7 +107,8 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
     if _is_light_on_dark(small):
         smooth = 1 - smooth
     window = max(3, round(WINDOW * max(level.shape)))
-    paper = ndimage.grey_closing(smooth, (window, window), mode="nearest")
+    beyond = np.pad(smooth, window, mode="edge")  # else the end of a shadow's edge would be filled, too
+    paper = ndimage.grey_closing(beyond, (window, window))[window:-window, window:-window]
     corner = np.percentile(smooth[[0, 0, -1, -1], [0, -1, 0, -1]], 75)
     if (paper - smooth).max() < FAINTEST and corner > smooth.max() - 0.15 * np.ptp(smooth):
         paper = np.full_like(smooth, corner)  # even light, and ink too broad for the window
@@ -146,9 +147,10 @@ def _is_light_on_dark(small: Grey) -> bool:
     if max(dark := int((corners < 0.15).sum()), int((corners > 0.85).sum())) >= 3:
         return dark >= 3
     window = max(3, round(WINDOW * max(small.shape)))
-    brightest, darkest = ndimage.maximum_filter(small, window), ndimage.minimum_filter(small, window)
+    level = np.log(small + 0.05)  # a shadow takes the same from paper and ink, and less than ink does
+    brightest, darkest = ndimage.maximum_filter(level, window), ndimage.minimum_filter(level, window)
     around = brightest - darkest
-    return bool((2 * small - brightest - darkest)[around >= around.max() / 2].mean() < 0)
+    return bool((2 * level - brightest - darkest)[around >= 0.7 * around.max()].mean() < 0)
 
 
 def _smoothed(level: Grey) -> tuple[Grey, float]:
