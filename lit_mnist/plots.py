@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from cycler import cycler
@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Images: TypeAlias = Sequence[NDArray[Any]]  # each (H, W) or (H, W, 3)
+
 # Okabe and Ito's palette, which the colour-blind can tell apart; hues too pale for white paper come last
 SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#8c6d31")
 INK, FAINT, ALARM = "#1f2328", "#d4d9df", "#b00020"
@@ -106,22 +109,21 @@ def draw_confusion(labels: ArrayLike, predictions: ArrayLike, classes: Sequence[
         axes.set_xticks(range(size), names, rotation=45 if turned else 0, ha="right" if turned else "center")
         axes.set_yticks(range(size), names)
         axes.tick_params(labelsize=min(fontsize + 1, 9))
+        text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": fontsize, "in_layout": False}
         for row, column in np.argwhere(counts):
             color = "0.45" if row == column else "white" if wrong[row, column] > wrong.max() / 2 else "black"
-            count, centred = f"{counts[row, column]:,}", {"ha": "center", "va": "center"}
-            axes.text(column, row, count, **centred, color=color, fontsize=fontsize, in_layout=False)
+            axes.text(column, row, f"{counts[row, column]:,}", color=color, **text)
     return figure
 
 
-def draw_mistakes(images: ArrayLike, labels: ArrayLike, logits: ArrayLike, classes: Sequence[str], most: int = 25) -> "Figure":
-    """The most confident mistakes, the most confident first: image, true class, predicted class, its probability.
+def draw_mistakes(images: ArrayLike, labels: ArrayLike, logits: ArrayLike, classes: Sequence[str]) -> "Figure":
+    """The 25 most confident mistakes, the most confident first: image, true class, predicted class, its probability.
 
     Args:
         images: (N, H, W) or (N, 1, H, W), uint8 or floating point, 0 background.
         labels: True classes (N,), integers from 0.
         logits: (N, number of classes), unnormalised log-probabilities.
         classes: Names of the classes, by label.
-        most: How many to show at most.
     """
     from scipy.special import softmax
 
@@ -129,22 +131,14 @@ def draw_mistakes(images: ArrayLike, labels: ArrayLike, logits: ArrayLike, class
     probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
     predictions, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predictions != truth)
-    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-    captions = [
-        f"{classes[truth[index]]}\ntaken for {classes[predictions[index]]}\n{100 * confidence[index]:.1f} %"
-        for index in surest
-    ]
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
+    captions = [f"{classes[truth[at]]}\ntaken for {classes[predictions[at]]}\n{100 * confidence[at]:.1f} %" for at in surest]
     title = f"The {len(surest)} most confident of {len(wrong):,} mistakes in {len(truth):,} images"
-    return draw_images([pixels[index].reshape(pixels.shape[-2:]) for index in surest], captions, title)
+    return draw_images([pixels[at].reshape(pixels.shape[-2:]) for at in surest], captions, title)
 
 
 def draw_images(
-    images: Sequence[NDArray[Any]],
-    captions: Sequence[str],
-    title: str,
-    beside: Sequence[NDArray[Any]] = (),
-    alarming: Collection[int] = (),
-    columns: int = 5,
+    images: Images, captions: Sequence[str], title: str, beside: Images = (), alarming: Collection[int] = ()
 ) -> "Figure":
     """A grid of images with a caption under each.
 
@@ -154,15 +148,14 @@ def draw_images(
         title: One line above the grid.
         beside: A second image for each, drawn at its right; or none.
         alarming: Indices of captions set in red.
-        columns: Cells in a row.
     """
     shown, wide = min(len(images), SHOWN), 2 if len(beside) else 1
-    columns = max(1, min(columns, shown))
+    columns, room = (5, 1.6) if wide == 1 else (4, 2.4)  # room: inches for an image and its caption
+    columns = max(2, min(columns, shown))
     lines = max((caption.count("\n") + 1 for caption in captions[:shown]), default=0)
-    room = 1.6 if wide == 1 else 2.4 * TILE  # inches for an image and its caption
-    width, height = max(3.4, columns * (room + GAP) + GAP), TILE + 0.15 * lines + 2 * GAP
+    height = TILE + 0.15 * lines + 2 * GAP
     with style():
-        figure = _figure(figsize=(width, 0.45 + max(1, -(-shown // columns)) * height))
+        figure = _figure(figsize=(columns * (room + GAP) + GAP, 0.45 + max(1, -(-shown // columns)) * height))
         axes = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the top left: 200 of them take seconds
         axes.text(figure.get_figwidth() / 2, 0.26, plain(title), ha="center", va="center", fontsize=11)
         for index in range(shown):
@@ -195,7 +188,8 @@ def as_png(figure: "Figure", title: str = "") -> bytes:
 
     buffer = io.BytesIO()
     with style(), warnings.catch_warnings(action="ignore"):  # a box for each glyph that the font lacks
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": MAKER, "Title": title})  # savefig draws twice
+        canvas: Any = FigureCanvasAgg(figure)  # whose method draws once; savefig draws twice
+        canvas.print_png(buffer, metadata={"Software": MAKER, "Title": title})
     return buffer.getvalue()
 
 

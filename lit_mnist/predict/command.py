@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lit_mnist.cli import DONE, FAILED, Parser
 from lit_mnist.plots import MAKER, SHOWN, as_png, draw_images
-from lit_mnist.predict.pictures import grey, list_files, read, with_alpha
+from lit_mnist.predict.pictures import eight_bit, list_files, read
 from lit_mnist.predict.predict import classify, network_of, prepare_for
 from lit_mnist.record.atomic import check_writable, write_atomically
 from lit_mnist.record.printable import csv_cell, one_line
@@ -193,9 +193,7 @@ def _thumbnail(picture: "Image") -> NDArray[np.uint8]:
     """A picture reduced in size, (H, W, 3); grey where it is transparent."""
     from PIL import Image
 
-    if picture.mode.startswith(("I", "F")):
-        picture = Image.fromarray(np.round(grey(picture) * 255).astype(np.uint8))
-    layered = with_alpha(picture)
+    layered = eight_bit(picture).convert("RGBA")
     layered.thumbnail((THUMBNAIL, THUMBNAIL))
     page = Image.new("RGBA", layered.size, "#dddddd")
     return np.asarray(Image.alpha_composite(page, layered).convert("RGB"))
