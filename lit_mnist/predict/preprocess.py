@@ -107,10 +107,12 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
     if _is_light_on_dark(small):
         smooth = 1 - smooth
     window = max(3, round(WINDOW * max(level.shape)))
-    beyond = np.pad(smooth, window, mode="edge")  # else the end of a shadow's edge would be filled, too
-    paper = ndimage.grey_closing(beyond, (window, window))[window:-window, window:-window]
-    corner = np.percentile(smooth[[0, 0, -1, -1], [0, -1, 0, -1]], 75)
-    if (paper - smooth).max() < FAINTEST and corner > smooth.max() - 0.15 * np.ptp(smooth):
+    corners = smooth[[0, 0, -1, -1], [0, -1, 0, -1]]
+    bright = smooth.max() - 0.15 * np.ptp(smooth)
+    around = {"constant_values": smooth.max()} if corners.min() > bright else {"mode": "edge"}  # a shadow goes on beyond
+    paper = ndimage.grey_closing(np.pad(smooth, window, **around), (window, window))[window:-window, window:-window]
+    corner = np.percentile(corners, 75)
+    if (paper - smooth).max() < FAINTEST and corner > bright:
         paper = np.full_like(smooth, corner)  # even light, and ink too broad for the window
     difference = paper - smooth
     contrast = difference / np.maximum(paper, LEAST_ROOM)
