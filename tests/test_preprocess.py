@@ -159,6 +159,12 @@ def test_a_digit_that_fills_its_picture_is_not_taken_for_a_frame(digits: list[Di
         assert difference(prepare(page.crop(box)), prepare(page)) < 0.25
 
 
+def test_a_stroke_along_the_border_of_the_picture_is_ink() -> None:
+    seven = Image.new("L", (96, 96), 255)
+    ImageDraw.Draw(seven).line([(15, 6), (80, 6), (40, 95)], fill=0, width=13)
+    assert difference(prepare(seven), prepare(ImageOps.expand(seven, 30, 255))) < 0.25
+
+
 def test_the_ink_of_a_transparent_picture_shows_whether_it_is_black_or_white(digits: list[Digit]) -> None:
     ink = enlarged(digits[0])
     for color in ("black", "white", "red"):

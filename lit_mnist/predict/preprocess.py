@@ -26,8 +26,9 @@ MAP_SIDE = 128  # pixels; the map on which paper is estimated and pieces of ink 
 WINDOW = 0.35  # of the longer side of the map: wider than any stroke, narrower than most changes of light
 FAINTEST = 0.06  # what differs from the paper by less is not ink: a blank page in a lossy format differs so much
 LEAST_ROOM = 0.4  # so that noise is not blown up in deep shadow
-INKED = 0.33  # of the largest contrast: more than the edge of a soft shadow has
+INK_FROM = 0.33  # of the largest contrast: more than the edge of a soft shadow has
 THIN, USUAL = 1.5, 2.0  # pixels of the box; widths of MNIST's strokes at the 2nd and the 30th percentile
+BLANK = "blank: nothing stands out from the background."
 
 
 def prepare(
@@ -52,7 +53,7 @@ def prepare(
     """
     level = grey(picture)
     if np.ptp(level) < FAINTEST:
-        raise _blank()
+        raise ValueError(BLANK)
     if level.shape == image_shape:
         edge = np.concatenate([level[0], level[-1], level[:, 0], level[:, -1]])
         kept = 1 - level if np.median(edge) > 0.5 else level
@@ -69,10 +70,6 @@ def _resized(level: Grey, scale: float, method: Image.Resampling) -> Grey:
     """(H, W) scaled on both axes; where pixels get fewer, with anti-aliasing."""
     height, width = (max(1, round(size * scale)) for size in level.shape)
     return np.asarray(Image.fromarray(level).resize((width, height), method), dtype=np.float32)
-
-
-def _blank() -> ValueError:
-    return ValueError("blank: nothing stands out from the background.")
 
 
 def _has_measures_of_mnist(image: Grey) -> bool:
@@ -118,8 +115,8 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
     contrast = difference / np.maximum(paper, LEAST_ROOM)
     peak = float(contrast.max())
     if peak < FAINTEST or difference.max() < 14 * noise:  # a closing rests on the brightest of the noise
-        raise _blank()
-    ink = (contrast > peak * INKED) & (difference > 3 * noise)
+        raise ValueError(BLANK)
+    ink = (contrast > peak * INK_FROM) & (difference > 3 * noise)
     covered = _resized(ink.astype(np.float32), min(1.0, MAP_SIDE / max(ink.shape)), Image.Resampling.BOX) > 0
     chosen, shapes = _chosen(covered)
     place, size = Image.fromarray(chosen.astype(np.float32)), (level.shape[1], level.shape[0])
