@@ -51,11 +51,7 @@ class MNISTDataModule(pl.LightningDataModule):
         # plain values: NumPy's could not be loaded again from a checkpoint that holds only plain ones
         batch_size, train_size, val_size = index(batch_size), index(train_size), index(val_size)
         self.batch_size, self.train_size, self.val_size = batch_size, train_size, val_size
-        for name, value, least in (
-            ("batch_size", self.batch_size, 1),
-            ("train_size", self.train_size, 0),
-            ("val_size", self.val_size, 0),
-        ):
+        for name, value, least in (("batch_size", batch_size, 1), ("train_size", train_size, 0), ("val_size", val_size, 0)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.dataset, self.root, self.download = dataset, root, download

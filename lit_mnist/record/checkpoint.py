@@ -14,7 +14,7 @@ from lit_mnist.record.printable import one_line
 if TYPE_CHECKING:
     from lit_mnist.mlp import MLP
 
-LARGEST_FILE = 4 * 2**30  # bytes
+LARGEST_CHECKPOINT = 4 * 2**30  # bytes
 LARGEST_PICKLE = 4 * 2**20  # bytes of everything but the weights; a run of 1,000 epochs has 1 MB
 LARGEST_LIST = 2**20  # bytes of the archive's list of parts; 80 for each
 MOST_OPERATIONS = 150_000  # of the unpickler; a run of 1,000 epochs needs 100,000
@@ -106,7 +106,7 @@ def _check_size(path: Path) -> None:
     if end[:4] != b"PK\x06\x06" or end[76:80] != b"PK\x05\x06":
         raise ValueError("the end of an archive is missing")
     longest_list = max(int.from_bytes(end[40:48], "little"), int.from_bytes(end[88:92], "little"))
-    if longest_list > LARGEST_LIST or size > LARGEST_FILE:
+    if longest_list > LARGEST_LIST or size > LARGEST_CHECKPOINT:
         raise ValueError(f"{one_line(str(path))} is larger than a checkpoint can be; it was not used.")
 
 

@@ -108,10 +108,13 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         write_atomically(self.config_path, yaml.safe_dump(config, sort_keys=False).encode())
 
-    def clear(self) -> None:
-        """Removes what the start of a run wrote, after it was refused."""
-        self.config_path.unlink(missing_ok=True)
+    def clear(self, config: Config | None) -> None:
+        """Removes what the start of a run wrote, after it was refused, and restores the configuration from before, if any."""
         self.remove_events()
+        if config is not None:
+            self.write_config(config)
+        else:
+            self.config_path.unlink(missing_ok=True)
 
     def remove_events(self) -> None:
         """Removes the event files, which a resumed run writes again from its history."""
