@@ -102,7 +102,7 @@ TAMPERED: dict[tuple[str, ...], list[tuple[Any, str]]] = {
     (*HISTORY, "train_seconds_by_epoch"): [([], "has 0 epochs in its train_seconds_by_epoch, but 2")],
     (*HISTORY, "val_loss_by_epoch"): [([1.0, 1.0, 1.0], "has 3 epochs in its val_loss_by_epoch, but 2")],
     (*HISTORY, "test_accuracy_by_epoch"): [([2.0, 1.0], "was not saved by fit")],
-    ("state_dict", "mlp.layers.0.weight"): [(torch.ones(64, 783), "another network"), ([], "another network")],
+    ("state_dict", "mlp.layers.0.weight"): [(torch.ones(64, 783), "a network other"), ([], "a network other")],
     ("state_dict", "mlp.layers.0.bias"): [(torch.full((64,), torch.inf), "not finite")],
     ("hyper_parameters",): [([], "is not a checkpoint")],
 }

@@ -24,7 +24,7 @@ class Entry:
     Attributes:
         name: Its name, also of its folder and of its class in torchvision.
         classes: The names of its classes, by label.
-        source: Where its files can be had, for messages.
+        source: Where to get its files, for messages.
         train_size: Number of training images.
         test_size: Number of test images.
         image_shape: Height and width in pixels.

@@ -198,7 +198,7 @@ def load_network(run_or_file: Path) -> TrainedNetwork:
 
     path = find_checkpoint(Path(run_or_file))
     checkpoint = read_checkpoint(path)
-    mlp = build_mlp(checkpoint, path)
+    mlp = _build_mlp(checkpoint, path)
     if not all(bool(weights.isfinite().all()) for weights in mlp.state_dict().values()):
         raise ValueError(f"{one_line(str(path))} holds weights that are not finite, as a diverged run has; it cannot be used.")
     with torch.inference_mode():
@@ -219,11 +219,11 @@ def mapping_in(checkpoint: dict[str, Any], *keys: str) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
-def build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
+def _build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
     """Builds the network that a checkpoint describes, with its weights in float32, in eval mode.
 
     Raises:
-        ValueError: The checkpoint describes another network than its weights are of.
+        ValueError: The weights do not fit the network that the checkpoint describes.
     """
     import inspect
 
@@ -243,5 +243,5 @@ def build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
             mlp = MLP(**config)
         mlp.load_state_dict(weights, assign=True)
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, OverflowError):
-        raise ValueError(f"{one_line(str(path))} holds another network than lit_mnist's MLP.") from None
+        raise ValueError(f"{one_line(str(path))} holds a network other than lit_mnist's MLP.") from None
     return mlp.float().eval()

@@ -13,17 +13,17 @@ def claim(name: str, config: Config, run_dir: str, ckpt_path: str | None, leavin
     """Locks the folder to work in until `leaving`, and finds the checkpoint to begin with.
 
     Args:
-        name: Of the configuration.
-        config: The resolved configuration, by which an unfinished run is known again.
+        name: Name of the configuration.
+        config: The resolved configuration, by which its unfinished run is recognised.
         run_dir: Folder asked for; empty: the run's own unfinished one, or the next free one below `logs/`.
         ckpt_path: Run folder or checkpoint asked for, or "last".
-        leaving: Unlocks the folder.
+        leaving: Gets a callback that unlocks the folder.
 
     Returns:
         The folder, and the checkpoint or None.
 
     Raises:
-        ValueError: The folder is another process's, a finished run's or something else's; there is no such checkpoint.
+        ValueError: The folder belongs to another process, a finished run or something else; or there is no such checkpoint.
     """
     given = None if ckpt_path in (None, "last") else find_checkpoint(Path(str(ckpt_path)))
     named = run_dir or _folder_to_resume(ckpt_path, LOGS / name)
@@ -52,7 +52,7 @@ def _lock(named: str) -> RunFolder:
 
 
 def _folder_to_resume(ckpt_path: str | None, parent: Path) -> str | None:
-    """Returns the unfinished run that `--ckpt_path` names, if it names one."""
+    """Returns the folder of the unfinished run that `--ckpt_path` names; None if it names something else, or nothing."""
     if ckpt_path == "last":
         unfinished = [run for path in parent.glob("*") if (run := RunFolder(path)).checkpoints and not run.is_finished]
         if not unfinished:

@@ -32,7 +32,7 @@ def finish(
 ) -> Result | None:
     """Measures the trained network exactly, logs it, and writes `result.json` as the last act.
 
-    Every process of the run must call this; the first alone writes, and returns the result.
+    Every process of the run must call this; only the first writes, and returns the result.
 
     Args:
         name, command: The configuration, and the line that does the run again.

@@ -93,7 +93,7 @@ def _check_states(name: str, checkpoint: dict[str, Any], trainer: pl.Trainer, mo
     if {key: value.shape for key, value in ours.items()} != {
         key: getattr(value, "shape", None) for key, value in theirs.items()
     }:
-        raise ValueError(f"{name} holds another network than this run's.")
+        raise ValueError(f"{name} holds a network other than this run's.")
     if not all(value.isfinite().all() for value in theirs.values()):
         raise ValueError(f"{name} holds weights that are not finite; it cannot be used.")
     part = "the random state"
