@@ -109,12 +109,12 @@ class RunFolder:
         write_atomically(self.config_path, yaml.safe_dump(config, sort_keys=False).encode())
 
     def clear(self, config: Config | None) -> None:
-        """Removes what the start of a run wrote, after it was refused, and restores the configuration from before, if any."""
-        self.remove_events()
+        """Undoes what the start of a run wrote, after it was refused; `config` is that of an unfinished run that was there."""
         if config is not None:
             self.write_config(config)
         else:
             self.config_path.unlink(missing_ok=True)
+            self.remove_events()
 
     def remove_events(self) -> None:
         """Removes the event files, which a resumed run writes again from its history."""
