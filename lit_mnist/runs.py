@@ -152,7 +152,7 @@ def fit(
         keywords: lr, hidden, batch_size, dataset, train_size, val_size, epochs or engine.
 
     Returns:
-        The finished run; one whose loss diverged, too (`run.result.outcome`).
+        The finished run, even if its loss diverged (see `run.result.outcome`).
 
     Raises:
         ValueError: A setting does not exist or is out of range.
@@ -193,7 +193,7 @@ def run_study(
         options, keywords: As for `fit`, for all runs.
 
     Returns:
-        The finished runs; those that failed without a result are missing, and were named.
+        The finished runs; those that failed without a result are missing, and are named on stderr.
     """
     arguments = ["--out", str(out), "--seeds", str(seeds) if isinstance(seeds, int) else ",".join(map(str, seeds)) + ","]
     arguments += ["--configs", *map(str, configs)] if configs else []
@@ -231,9 +231,7 @@ def _arguments(own: Mapping[str, Any], keywords: Mapping[str, Any], options: Map
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, (str, Path)):
-        return str(value)
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
 
 
 @contextmanager

@@ -78,8 +78,8 @@ def load(dataset: str = "MNIST", root: str | Path | None = None, download: bool 
         raise ValueError("--data.download needs --data.root, the folder to download into.")
     elif entry.archives is None or not entry.archives.is_dir():
         raise ValueError(
-            f"{entry.name} is not part of this package: give the folder that holds it, or that it may be downloaded "
-            f"into (--data.download true), as --data.root (source: {entry.source})."
+            f"{entry.name} is not part of this package: name the folder that holds it, or one to download it "
+            f"into (with --data.download true), as --data.root (source: {entry.source})."
         )
     else:
         folders = [entry.archives]
@@ -139,7 +139,7 @@ def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) ->
     _check_split(paths[:2], arrays[:2], (train_size, *image_shape), len(classes))
     if len(np.unique(arrays[1])) < max(len(classes), 2):
         raise ValueError(
-            f"{paths[1]} has the labels {_listed(np.unique(arrays[1]).tolist())}; every class needs images, two at least."
+            f"{paths[1]} has the labels {_listed(np.unique(arrays[1]).tolist())}; there must be two classes or more, and images of each."
         )
     _check_split(paths[2:], arrays[2:], (test_size, *image_shape), len(classes))
     return _data_set(name, classes, arrays, sums)
@@ -150,8 +150,8 @@ def _check_split(paths: Sequence[Path], arrays: Sequence[NDArray[Any]], shape: t
     images, labels = arrays
     if images.dtype != np.uint8 or images.ndim != 3 or images.size == 0 or images[0].size > MOST_PIXELS:
         raise ValueError(
-            f"{paths[0]} holds {_by(images.shape)} values of type {images.dtype}; it must hold one or more images "
-            f"of bytes, of {MOST_PIXELS:,} pixels at most."
+            f"{paths[0]} holds {_by(images.shape)} values of type {images.dtype}; it must hold one or more images, "
+            f"a byte per pixel and at most {MOST_PIXELS:,} pixels each."
         )
     if images.shape != shape:
         raise ValueError(f"{paths[0]} holds {_by(images.shape)} values where {_by(shape)} are needed; replace it.")
@@ -169,7 +169,7 @@ def _load_pictures(name: str) -> DataSet:
     if classes != others or len(classes) < 2:
         raise ValueError(
             f"{splits[0]} has the classes {_listed(classes)}, and {splits[1]} has {_listed(others)}; "
-            "both need the same, two at least."
+            "both need the same classes, two or more."
         )
     if not all(each.isprintable() for each in classes):
         raise ValueError(f"{splits[0]} has a class whose name cannot be printed ({classes!a}); rename it.")

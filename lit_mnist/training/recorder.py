@@ -23,7 +23,7 @@ from lit_mnist.training.progress import EpochProgress
 from lit_mnist.training.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from lit_mnist.insight.instruments import Instruments
+    from lit_mnist import Instruments
 
 
 class Diverged(Exception):
@@ -53,8 +53,7 @@ class Recorder(Checkpoint):
 
     Attributes:
         experiment, environment: See `lit_mnist.training.experiment`; to be set before training starts.
-        history: The run so far.
-        events: TensorBoard's event file, in the process that writes one.
+        events: TensorBoard's event file, in the process that writes it.
     """
 
     works_in_blocks = True

@@ -122,7 +122,7 @@ def _run(options: RunOptions, model: LitMLP, folder: RunFolder, start: Path | No
 def _recorder(options: RunOptions, folder: RunFolder) -> Recorder:
     instruments = None
     if options.instruments:
-        from lit_mnist.insight.instruments import Instruments
+        from lit_mnist import Instruments
 
         instruments = Instruments()
     progress = EpochProgress() if options.config["trainer"]["enable_progress_bar"] is not False else None
