@@ -135,12 +135,11 @@ def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) ->
         arrays.append(values[:, 0] if entry and values.ndim == 2 else values)
     train_size, test_size = (entry.train_size, entry.test_size) if entry else (len(arrays[0]), len(arrays[2]))
     image_shape = entry.image_shape if entry else arrays[0].shape[1:]
-    classes = entry.classes if entry else tuple(str(label) for label in range(len(np.unique(arrays[1]))))
+    labels = np.unique(arrays[1]).tolist()
+    classes = entry.classes if entry else tuple(map(str, range(len(labels))))
     _check_split(paths[:2], arrays[:2], (train_size, *image_shape), len(classes))
-    if len(np.unique(arrays[1])) < max(len(classes), 2):
-        raise ValueError(
-            f"{paths[1]} has the labels {_listed(np.unique(arrays[1]).tolist())}; there must be two classes or more, and images of each."
-        )
+    if len(labels) < max(len(classes), 2):
+        raise ValueError(f"{paths[1]} has the labels {_listed(labels)}; there must be two classes or more, and images of each.")
     _check_split(paths[2:], arrays[2:], (test_size, *image_shape), len(classes))
     return _data_set(name, classes, arrays, sums)
 
