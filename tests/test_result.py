@@ -124,11 +124,11 @@ def test_nesting_has_a_bound(tmp_path: Path) -> None:
     for _ in range(20):
         nested = [nested]
     with pytest.raises(ValueError, match="nested more than 8 deep"):
-        read_result(put(tmp_path, committed() | {"instruments": {"x": nested}}))
+        read_result(put(tmp_path, committed() | {"hyperparameters": {"x": nested}}))
     (tmp_path / "result.json").write_text('{"instruments": ' + "[" * 10**6)
     with pytest.raises(ValueError, match="instruments"):
         read_result(tmp_path)
-    (tmp_path / "result.json").write_text('{"instruments": {"x": ' + "[" * 10**6)
+    (tmp_path / "result.json").write_text('{"hyperparameters": {"x": ' + "[" * 10**6)
     with pytest.raises(ValueError, match="not JSON"):
         read_result(tmp_path)
 

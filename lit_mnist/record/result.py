@@ -32,7 +32,7 @@ SEVERAL_EPOCHS = 4  # without leaving guessing: the network is dead, not slow
 
 LARGEST_LOSS = 1e39  # beyond float32, in which losses are computed
 LARGEST_RESULT = 16 * 2**20  # bytes
-DEEPEST = 8  # of nested lists and mappings in `hyperparameters` and `instruments`
+DEEPEST = 8  # of nested lists and mappings in `hyperparameters`
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Number = Annotated[float, Meta(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
@@ -77,7 +77,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         diverged: Where the loss stopped being finite.
         changes: What differed between the environments of a resumed run's processes, in sentences.
         stopped: Why the run ended before its limits; "" if it did not.
-        instruments: Measurements by name.
+        instruments: "measurements": what was measured at a few moments, each by name, with its epoch and SGD step.
     """
 
     format: Literal[1, 2] = RESULT_FORMAT
@@ -111,13 +111,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     changes: list[Text] = []
     stopped: Text = ""
     times: Times
-    instruments: dict[Word, Any] = {}
+    instruments: dict[Word, list[dict[Word, Number]]] = {}
 
     def __post_init__(self) -> None:
         """Checks what types cannot say."""
-        for field in ("hyperparameters", "instruments"):
-            if not _is_plain(getattr(self, field), DEEPEST):
-                raise ValueError(f"{field}: a number is too large, or values are nested more than {DEEPEST} deep")
+        if not _is_plain(self.hyperparameters, DEEPEST):
+            raise ValueError(f"hyperparameters: a number is too large, or values are nested more than {DEEPEST} deep")
         settings: dict[str, Any] = {"classes": 10} | self.hyperparameters
         for key, low, most in (("lr", 0, LARGEST_LOSS), ("batch_size", 0, 2**31), ("classes", 1, 2**31)):
             value = settings.get(key, 0)

@@ -12,6 +12,8 @@ from lit_mnist.report.published import published_rows
 from lit_mnist.report.quantities import TEST_ACCURACY
 from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table
 from lit_mnist.report.tables import all_runs, count_of, levels, provenance, results
+from lit_mnist.report.why import METHODS as METHODS_OF_WHY
+from lit_mnist.report.why import why_section
 
 Sweeps = dict[Axis, list[Sweep]]
 MOST_NAMED = 12  # groups in the table of the first screen
@@ -42,7 +44,8 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     """Writes the page about at least one group."""
     palette = Palette(groups)
     sweeps = {axis: found for axis in AXES if (found := find_sweeps(groups, axis))}
-    sections = [_sweep_section(found, palette) for found in sweeps.values()]
+    why = why_section(groups, [found[0] for found in sweeps.values()], palette)
+    sections = ([why] if why else []) + [_sweep_section(found, palette) for found in sweeps.values()]
     if concerned := [each for each in groups if each.failed]:
         whole = count_of(len(groups) - len(concerned), "configuration")
         caption = f"Runs still training, by configuration; {whole} lost no run."
@@ -60,7 +63,7 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     sections.append(Section("runs", "All runs, and the lines that run them again", [all_runs(groups), lines], True))
     if problems:
         sections.append(Section("problems", "What could not be counted", [Bullets(problems)]))
-    sections.append(Section("methods", "Methods", [Bullets(METHODS)], True))
+    sections.append(Section("methods", "Methods", [Bullets(METHODS + (METHODS_OF_WHY if why else ()))], True))
     sections.append(Section("provenance", "Versions, machines and data", [provenance(groups)], True))
     return Page(_title(sweeps), _subtitle(groups, problems), _first_screen(groups, sweeps, palette), sections)
 

@@ -42,7 +42,7 @@ def draw_curves(groups: Sequence[Group], palette: Palette) -> Drawing:
             marker = "o" if len(middle) == 1 else None
             axes.plot(*_columns(middle), color=color, linewidth=1.9, linestyle=palette.dash(each), marker=marker)
             ends.append(middle[-1] if middle else None)
-        _logarithmic(axes)
+        logarithmic(axes)
         axes.set_ylim(top=top * 1.12)
         _label_ends(axes, groups, ends, palette)
         return Drawing("training_loss", "Training loss against epoch, every run on one logarithmic axis", to_svg(figure))
@@ -96,7 +96,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
             if quantity is None:
                 axes.set_ylim(-4, 104)
             elif quantity.is_loss:
-                _logarithmic(axes)
+                logarithmic(axes)
             else:
                 axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
             if 1 < len(sweeps) <= 8:
@@ -148,7 +148,7 @@ def _columns(points: Points) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes) -> None:
     """Makes the y axis logarithmic, with labels such as 0.01; to be called when everything is drawn."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
