@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,6 @@ RESULT_FORMAT: Final = 2  # 1: written by version 1.0
 RULE_VERSION = 2  # of `judge`; results of another version are judged again when they are read
 
 Outcome = Literal["trained", "learning", "collapsed", "diverged"]
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 FAILED_OUTCOMES: tuple[Outcome, ...] = ("collapsed", "diverged")  # two endings of one event
 
 # Parts of `guessing`, the cross-entropy of equal probabilities. In logs/reference, trained runs end at most 0.03 of it above
