@@ -9,7 +9,7 @@ import msgspec
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from lit_mnist.data import MNISTDataModule
@@ -245,9 +245,9 @@ class Recorder(Checkpoint):
 
 
 def why_stopped(trainer: pl.Trainer) -> str:
-    """Returns the reason of the callback that stopped training early."""
-    stoppers = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]  # type: ignore[attr-defined]
-    return next((reason for callback in stoppers if (reason := callback.stopping_reason_message)), "by a callback")
+    """Returns the reason of the callback that stopped training early, as `EarlyStopping` gives it."""
+    reasons = (getattr(callback, "stopping_reason_message", "") for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return next(filter(None, reasons), "by a callback")
 
 
 @torch.inference_mode()
