@@ -8,9 +8,10 @@ from lit_mnist.record.result import judge
 
 
 class StopCollapsed(pl.Callback):
-    """Ends training at the end of an epoch if the training losses so far are those of a collapsed run.
+    """Ends training when the training losses have been those of a collapsed run at the ends of two epochs in a row.
 
-    The record is that of a run that failed: `judge` gives the same outcome again when the run is finished.
+    One bad epoch is not enough, because a run may come back from it. The run counts as failed: `judge` decides again when it
+    is finished.
     """
 
     works_in_blocks = True
@@ -21,8 +22,9 @@ class StopCollapsed(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
-        outcome, reason = judge(self.losses, pl_module.hparams["classes"])
-        if outcome == "collapsed":
+        classes = pl_module.hparams["classes"]
+        outcome, reason = judge(self.losses, classes)
+        if outcome == judge(self.losses[:-1], classes)[0] == "collapsed":
             self.stopping_reason_message, trainer.should_stop = f"the run has collapsed: {reason}", True
 
     def state_dict(self) -> dict[str, Any]:
