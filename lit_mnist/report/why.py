@@ -8,7 +8,7 @@ from statistics import median
 from lit_mnist.record.result import guessing
 from lit_mnist.report.drawing import FAINT, INK, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import Group, Sweep
-from lit_mnist.report.figures import LABELS, PANEL, logarithmic
+from lit_mnist.report.figures import PANEL, logarithmic
 from lit_mnist.report.findings import listed
 from lit_mnist.report.load import RecordedRun
 from lit_mnist.report.render import Block, Bullets, Figures, Section
@@ -21,6 +21,7 @@ FEWEST_MEASURED = 3  # runs of a group
 FEWEST_FAILURES = 5  # of a group whose risk per epoch is stated
 EQUAL_LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # nats, at which test accuracies are compared
 SAME_ACCURACY = 0.003  # a difference whose whole interval is smaller is called none
+MOST_IN_LEGEND = 6  # groups
 NAMED = 4  # groups in one sentence
 METHODS = (
     "Sharpness is the largest eigenvalue of the Hessian of the training loss, on the same images in all runs. Batch sharpness "
@@ -42,7 +43,7 @@ def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palet
     measured = [each for each in groups if any(run.result.instruments for run in each.runs)]
     by_batch = [sweep for sweep in sweeps if sweep.axis == "batch_size"]
     sentences = [edge_of_stability(measured), *units(measured), *map(risk, groups)]
-    sentences += [sentence for sweep in sweeps for sentence in equal_loss(sweep)]
+    sentences += map(equal_loss, sweeps)
     drawings = []
     if any(readings(run, BATCH_EDGE) for each in measured for run in each.runs):
         drawings.append(_draw(measured, palette, "edge_of_stability", "learning rate × batch sharpness / 2", BATCH_EDGE))
@@ -50,10 +51,11 @@ def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palet
         drawings.append(_draw(measured, palette, "active_units", "active hidden units (%)", "active"))
     if drawings and by_batch:
         drawings += [_draw_losses(by_batch[0].groups, palette, amount) for amount in ("images", "SGD steps")]
+    key = f" {palette.key}" if len(measured) > MOST_IN_LEGEND else ""
     blocks: list[Block] = [Bullets(found)] if (found := [each for each in sentences if each]) else []
     if drawings:
         crossed = " At the dashed line a step leaves the loss of its own mini-batch as it was." if len(drawings) > 1 else ""
-        blocks.insert(0, Figures(drawings, f"Every measured run a dot, lines join medians.{crossed}"))
+        blocks.insert(0, Figures(drawings, f"Every measured run a dot, lines join medians.{crossed}{key}"))
     return Section("why", "Why", blocks) if blocks else None
 
 
@@ -127,10 +129,11 @@ def risk(group: Group) -> str:
     )
 
 
-def equal_loss(sweep: Sweep) -> list[str]:
-    """States which neighbouring levels have the same test accuracy at equal training loss, within 0.3 points, at two losses."""
-    sentences = []
-    for first, second in combinations(sweep.groups, 2):
+def equal_loss(sweep: Sweep) -> str:
+    """States the levels farthest apart with the same test accuracy at two equal training losses, within 0.3 points."""
+    levels = sweep.groups
+    pairs = sorted(combinations(range(len(levels)), 2), key=lambda pair: pair[0] - pair[1])  # those far apart first
+    for first, second in ((levels[low], levels[high]) for low, high in pairs):
         same = []
         for loss in EQUAL_LOSSES:
             samples = [
@@ -144,11 +147,11 @@ def equal_loss(sweep: Sweep) -> list[str]:
                     )
         if len(same) > 1:
             where = f"{sweep.label} {sweep.level(first)} and {sweep.level(second)}"
-            sentences.append(
+            return (
                 f"At equal training loss, test accuracy at {where} is the same to within {100 * SAME_ACCURACY:g} points "
                 f"({listed([same[0], same[-1]])})."
             )
-    return sentences[:NAMED]
+    return ""
 
 
 def accuracy_at(run: RecordedRun, loss: float) -> float | None:
@@ -191,7 +194,7 @@ def _draw(groups: Sequence[Group], palette: Palette, file: str, label: str, name
             axes.axhline(1, color=INK, linewidth=0.9, linestyle="dashed")
             logarithmic(axes)
         axes.xaxis.set_major_formatter("{x:g}")
-        if len(groups) <= LABELS // 2:
+        if len(groups) <= MOST_IN_LEGEND:
             axes.legend(fontsize=8, handlelength=1.6)
         return Drawing(file, f"{label.capitalize()} against epoch, every measured run", to_svg(figure))
 

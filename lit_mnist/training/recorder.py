@@ -8,7 +8,7 @@ import msgspec
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from lit_mnist.data import MNISTDataModule
@@ -176,8 +176,8 @@ class Recorder(Checkpoint):
         history.train_seconds_by_epoch.append(seconds)
         history.ended.append(time.time())
         if trainer.should_stop:
-            stoppers = [each for each in trainer.callbacks if isinstance(each, EarlyStopping)]  # type: ignore[attr-defined]
-            history.stopped = next(filter(None, (each.stopping_reason_message for each in stoppers)), "by a callback")
+            reasons = (getattr(each, "stopping_reason_message", "") for each in trainer.callbacks)  # type: ignore[attr-defined]
+            history.stopped = next(filter(None, reasons), "by a callback")  # `EarlyStopping` has a reason
         if len(history.val_accuracy_by_epoch) > epoch:
             measured["val loss"] = history.val_loss_by_epoch[-1] or 0.0
             measured["val accuracy"] = history.val_accuracy_by_epoch[-1] or 0.0
