@@ -64,8 +64,9 @@ def test_linear_scaling_is_an_equivalence_with_the_batch_size_up_to_which_it_hol
 
 def test_a_law_is_stated_with_the_noise_scale_if_it_describes_the_steps(tmp_path: Path) -> None:
     write_grid(tmp_path / "law")
-    found = re.search(r"follow ([\d,]+) × \(1 \+ (\d+) / batch size\)", together(tmp_path / "law"))
+    found = re.search(r"follow ([\d,]+) × \(1 \+ (\d+) / batch size\), with (\d+) to (\d+) for", together(tmp_path / "law"))
     assert found
+    assert int(found[3]) < 64 < int(found[4])
     assert float(found[1]) == pytest.approx(300, rel=0.1)
     assert float(found[2]) == pytest.approx(64, rel=0.15)
     assert "The gradient noise scale measured on the way there has a median of 52 images." in together(tmp_path / "law")

@@ -1,13 +1,15 @@
 """Section on a grid of learning rates and batch sizes: what depends on their ratio, and what a larger batch saves."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import NullFormatter
-from scipy import optimize
+from scipy import optimize, stats
 
 from lit_mnist.report.drawing import Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import AXES, Group, experiment_key, level_text
@@ -15,9 +17,9 @@ from lit_mnist.report.figures import PANEL, logarithmic
 from lit_mnist.report.findings import listed
 from lit_mnist.report.knob import make_knob
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.quantities import FINAL_LOSS, common_target, steps_to
+from lit_mnist.report.quantities import FINAL_LOSS, TARGETS, steps_to
 from lit_mnist.report.render import Block, Bullets, Figures, Section
-from lit_mnist.report.statistics import equivalent, share_interval
+from lit_mnist.report.statistics import CONFIDENCE, equivalent, share_interval
 from lit_mnist.report.why import readings
 
 EQUIVALENT = 0.05  # relative difference of losses that linear scaling may leave
@@ -27,7 +29,8 @@ FEWEST_SIZES, FEWEST_RATES = 4, 3  # of a law
 METHODS = (
     "Linear scaling means the same final training loss at equal learning rate / batch size and equal images: two one-sided "
     "t tests of the logarithms at 5 %, for a difference of at most 5 %.",
-    "The steps to a target are those at the learning rate with the fewest, among rates of which no run failed; the law "
+    "The steps to a target are those at the learning rate with the fewest, among rates at which every run reached it; the "
+    "target is the lowest of 0.1, 0.2, 0.5, 1 and 2 nats for which every batch size has such a rate. The law "
     "a (1 + N / batch size) is fitted to their logarithms by least squares (McCandlish et al. 2018).",
 )
 
@@ -70,7 +73,8 @@ def map_section(groups: Sequence[Group], palette: Palette) -> Section | None:
     drawings = [_draw_ratio(grid, palette, failures) for failures in (False, True)]
     caption = "Every run that has a value is a dot, lines join medians at one batch size; shares with 95 % intervals."
     sentences = linear_scaling(grid)
-    if (target := common_target([_fewest_failures(grid)])) is not None and (best := fastest(grid, target)):
+    target, best = fastest(grid)
+    if best:
         law = fit_law(best)
         drawings.append(_draw_steps(best, target, law, palette))
         caption += " Steps are those at the fastest learning rate" + (", and the line is the law." if law else ".")
@@ -81,11 +85,6 @@ def map_section(groups: Sequence[Group], palette: Palette) -> Section | None:
     if knob := make_knob(grid, palette):
         blocks.append(knob)
     return Section("map", "Learning rate and batch size together", blocks)
-
-
-def _fewest_failures(grid: Sequence[Group]) -> Group:
-    """The group whose runs failed least and learned most, whose target the others are measured by."""
-    return min(grid, key=lambda each: (len(each.failed) / len(each.runs), median(FINAL_LOSS.values(each) or [math.inf])))
 
 
 def linear_scaling(grid: Sequence[Group]) -> list[str]:
@@ -119,53 +118,83 @@ def linear_scaling(grid: Sequence[Group]) -> list[str]:
     return sentences
 
 
-def fastest(grid: Sequence[Group], target: float) -> list[Fastest]:
-    """Finds the fastest learning rate of each batch size, smallest first; only rates at which every run reached the target."""
-    found = []
-    for size in sorted({each.result.batch_size for each in grid}):
-        groups = sorted((each for each in grid if each.result.batch_size == size), key=lambda each: each.result.lr)
-        steps = {each: [steps_to(run, target) for run in each.runs] for each in groups if not each.failed}
-        reached = {each: [step for step in some if step is not None] for each, some in steps.items() if None not in some}
-        if len(groups) >= FEWEST_RATES and reached:
-            best = min(reached, key=lambda each: fmean(reached[each]))
-            found.append(Fastest(best, reached[best], best not in (groups[0], groups[-1])))
-    return found
+def fastest(grid: Sequence[Group]) -> tuple[float, list[Fastest]]:
+    """Finds the lowest target that all runs at some rate of every batch size reach, and the fastest such rate of each size.
+
+    Returns:
+        The target in nats, and the batch sizes, smallest first; none if there is no such target.
+    """
+    sizes = sorted({each.result.batch_size for each in grid})
+    for target in TARGETS:
+        found = []
+        for size in sizes:
+            line = sorted((each for each in grid if each.result.batch_size == size), key=lambda each: each.result.lr)
+            times = {each: [steps for run in each.runs if (steps := steps_to(run, target))] for each in line}
+            reached = [each for each in line if len(times[each]) == len(each.runs)]
+            if len(line) >= FEWEST_RATES and reached:
+                best = min(reached, key=lambda each: fmean(times[each]))
+                found.append(Fastest(best, times[best], best not in (line[0], line[-1])))
+        if len(found) == len(sizes):
+            return target, found
+    return math.nan, []
 
 
-def fit_law(best: Sequence[Fastest]) -> tuple[float, float] | None:
-    """Fits steps = a (1 + N / batch size); returns (a, N) in SGD steps and images, or None if it does not describe them.
+@dataclass(frozen=True)
+class Law:
+    """SGD steps to a target = least x (1 + images / batch size); `low` and `high` bound the images at 95 %."""
+
+    least: float
+    images: float
+    low: float
+    high: float
+
+    def steps(self, size: Any) -> Any:
+        """Computes the steps at a batch size, or at many."""
+        return self.least * (1 + self.images / size)
+
+
+def fit_law(best: Sequence[Fastest]) -> Law | None:
+    """Fits the law to the logarithms of the steps of all runs; None if it does not describe them, or they do not bound it.
 
     Args:
         best: At least four batch sizes, each fastest at a rate inside the grid; else None is returned.
     """
     if len(best) < FEWEST_SIZES or not all(each.is_inside for each in best):
         return None
-    sizes = np.array([each.group.result.batch_size for each in best], float)
-    steps = np.log([fmean(each.steps) for each in best])
+    sizes = np.array([each.group.result.batch_size for each in best for _ in each.steps], float)
+    steps = np.array([steps for each in best for steps in each.steps])
 
-    def misfit(parameters: np.ndarray) -> np.ndarray:
-        a, n = np.exp(parameters)
-        return np.asarray(np.log(a * (1 + n / sizes)) - steps)
+    def logarithm(size: Any, least: float, images: float) -> Any:
+        return np.logaddexp(least, least + images - np.log(size))
 
-    fitted = optimize.least_squares(misfit, [steps.min(), math.log(sizes.mean())])
-    a, n = np.exp(fitted.x)
-    return (float(a), float(n)) if np.abs(fitted.fun).max() < math.log1p(MISFIT) and n < 1e6 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optimize.OptimizeWarning)  # its covariance is infinite then
+        try:
+            fitted, covariance = optimize.curve_fit(logarithm, sizes, np.log(steps), [math.log(steps.min() / 2), 4.0])
+        except RuntimeError:  # no convergence
+            return None
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(steps) - 2)) * math.sqrt(covariance[1, 1])
+    misfit = max(abs(math.log(fmean(each.steps)) - logarithm(each.group.result.batch_size, *fitted)) for each in best)
+    if not margin < math.log(10) or misfit > math.log1p(MISFIT):
+        return None
+    least, images = map(math.exp, fitted)
+    return Law(least, images, images / math.exp(margin), images * math.exp(margin))
 
 
-def law_sentence(best: Sequence[Fastest], target: float, law: tuple[float, float] | None) -> str:
+def law_sentence(best: Sequence[Fastest], target: float, law: Law | None) -> str:
     """States up to where a larger batch saves SGD steps; "" without a law."""
     if law is None:
         return ""
-    steps, images = law
     scales = [reading for each in best for run in each.group.runs if (reading := _noise_scale(run, target)) is not None]
     noise = (
         f" The gradient noise scale measured on the way there has a median of {median(scales):.0f} images." if scales else ""
     )
     smallest, largest = (each.group.result.batch_size for each in (best[0], best[-1]))
+    images = f"{law.images:.0f}"
     return (
         f"From batch size {smallest} to {largest}, each at its fastest learning rate, the SGD steps to a training loss of "
-        f"{target:g} follow {steps:,.0f} × (1 + {images:.0f} / batch size): batches much larger than {images:.0f} images save "
-        f"hardly any more steps.{noise}"
+        f"{target:g} follow {law.least:,.0f} × (1 + {images} / batch size), with {law.low:.0f} to {law.high:.0f} for {images}: "
+        f"batches much larger than {images} images save hardly any more steps.{noise}"
     )
 
 
@@ -208,7 +237,7 @@ def _draw_ratio(grid: Sequence[Group], palette: Palette, failures: bool) -> Draw
         return Drawing(file, f"{name.partition(' (')[0].capitalize()} against learning rate / batch size", to_svg(figure))
 
 
-def _draw_steps(best: Sequence[Fastest], target: float, law: tuple[float, float] | None, palette: Palette) -> Drawing:
+def _draw_steps(best: Sequence[Fastest], target: float, law: Law | None, palette: Palette) -> Drawing:
     """Draws the SGD steps to the target against the batch size, and the law."""
     with canvas(*PANEL) as figure:
         axes = figure.add_axes((0.145, 0.145, 0.825, 0.76), xlabel="batch size", xscale="log")
@@ -218,7 +247,7 @@ def _draw_steps(best: Sequence[Fastest], target: float, law: tuple[float, float]
             axes.plot([size] * len(each.steps), each.steps, "o", color=palette.at("batch_size", size), alpha=0.6)
         if law:
             curve = np.geomspace(sizes[0], sizes[-1], 50)
-            axes.plot(curve, law[0] * (1 + law[1] / curve), color=palette.at("batch_size", sizes[0]), linewidth=1)
+            axes.plot(curve, law.steps(curve), color=palette.at("batch_size", sizes[0]), linewidth=1)
         axes.set_xticks(sizes, map(level_text, sizes))
         axes.minorticks_off()
         logarithmic(axes)
