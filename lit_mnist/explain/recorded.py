@@ -1,0 +1,174 @@
+"""A finished run as its folder records it: where a replay begins, its mini-batches, and if the replay has the run's bits."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lit_mnist.data import MNISTDataModule
+from lit_mnist.datasets.loaders import EpochLoader
+from lit_mnist.datasets.registry import REGISTRY
+from lit_mnist.insight.replay import Selection
+from lit_mnist.lit_mlp import LitMLP
+from lit_mnist.mlp import MLP
+from lit_mnist.record.checkpoint import load_network, mapping_in, read_checkpoint
+from lit_mnist.record.experiment import LIMITS
+from lit_mnist.record.folder import RunFolder
+from lit_mnist.record.printable import one_line
+from lit_mnist.record.result import RISEN, Result, calm_until, guessing, read_result
+
+MOST_WEIGHTS = 2**26  # of a network made again from its seed; the default one has 2**19
+PLAIN = {"precision": "32-true", "devices_with_own_batches": 1, "callbacks": []}  # what a replay repeats
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run that can be replayed.
+
+    Attributes:
+        result: Of the run.
+        network: In float32 on the CPU, as it was after the first `step` SGD steps.
+        step: SGD steps before the replay, whole epochs.
+        loader: Hands out its training images in the order of each epoch.
+        classes: Names of the classes, by label.
+    """
+
+    result: Result
+    network: MLP
+    step: int
+    loader: EpochLoader
+    classes: tuple[str, ...]
+
+    def batches(self, steps: int) -> Selection:
+        """Returns the mini-batches of the next `steps` SGD steps."""
+        chosen: list[Tensor] = []
+        each = self.result.steps_per_epoch
+        for epoch in range(self.step // each, -(-(self.step + steps) // each)):
+            self.loader.set_epoch(epoch)
+            chosen += self.loader.order().split(self.loader.batch_size)[:each]
+        return Selection(self.loader.images, self.loader.labels, chosen[:steps])
+
+    def differing_step(self, losses: Sequence[float]) -> int | None:
+        """Finds where a replay first leaves the run: the last step of the first block whose recorded mean loss is another.
+
+        Args:
+            losses: Of the replayed mini-batches, float32; nan from the first that is not finite on.
+
+        Returns:
+            None if all blocks, and the step at which the loss diverged, are those of the run.
+        """
+        start, diverged = self.step, self.result.diverged
+        for end, mean in self.result.train_loss_by_block:
+            if self.step < end <= self.step + len(losses):
+                if torch.tensor(losses[start - self.step : end - self.step]).mean().item() != mean:
+                    return end
+                start = end
+        finite = sum(loss == loss for loss in losses)  # noqa: PLR0124 # nan is not equal to itself
+        if diverged and self.step + finite + 1 != diverged.step:
+            return diverged.step
+        return None
+
+
+def cross_entropy(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Computes the loss that `fit` minimises."""
+    return F.cross_entropy(module(images), labels)
+
+
+def read_run(folder: Path) -> Recorded:
+    """Reads a finished run: of a failed one the network before its loss rose, of another one the trained network.
+
+    Raises:
+        ValueError: It cannot be explained; the sentence says why, and what to do.
+    """
+    name, run = one_line(str(folder)), RunFolder(folder)
+    result = _read_result(folder, name)
+    calm = calm_until(result.train_loss_by_block, result.classes) if result.failed else result.steps
+    path = run.checkpoint_before(calm)
+    if path is None and calm >= result.steps_per_epoch:
+        raise ValueError(f"{name} has no checkpoint from before its loss rose; train the run again, which keeps one.")
+    data = _load_data(result, path, name)
+    if path is None:
+        network, step = _initial_network(result, name), 0
+    else:
+        network, step = _saved_network(result, path)
+    if network.image_shape != data.data.image_shape or network.classes != len(data.data.classes):
+        raise ValueError(f"{name}: its network is for other images than {result.hyperparameters['dataset']}; it was altered.")
+    return Recorded(result, network, step, data.train_dataloader(), data.data.classes)
+
+
+def _read_result(folder: Path, name: str) -> Result:
+    if not folder.is_dir():
+        raise ValueError(f"{name} is not a folder; name a run folder, such as logs/lr1/version_0.")
+    try:
+        result = read_result(folder)
+    except ValueError as damage:
+        raise ValueError(f"{name}: {damage}; train the run again.") from None
+    if result is None:
+        raise ValueError(f"{name} holds no finished run; finish it with the command that began it, then explain it.")
+    if result.format == 1:
+        raise ValueError(f"{name} was trained by lit_mnist 1.0, whose runs cannot be replayed; train the run again.")
+    for key, value in PLAIN.items():
+        if result.hyperparameters.get(key) != value:
+            raise ValueError(f"{name} was trained with {key} {one_line(str(result.hyperparameters.get(key)))}, which explain cannot replay.")
+    if result.outcome == "collapsed" and result.train_loss_by_block[-1:] and not _stays_high(result):
+        raise ValueError(f"{name}: its loss rose, but did not stay near that of guessing, so that there is no failure to replay.")
+    return result
+
+
+def _stays_high(result: Result) -> bool:
+    return result.train_loss_by_block[-1][1] >= RISEN * guessing(result.classes)
+
+
+def _load_data(result: Result, path: Path | None, name: str) -> MNISTDataModule:
+    settings: dict[str, Any] = result.hyperparameters
+    dataset, sizes = settings.get("dataset"), [settings.get(key) for key in ("train_size", "val_size")]
+    if dataset not in REGISTRY:
+        raise ValueError(f"{name} was trained on a folder of your own; explain replays runs of {', '.join(REGISTRY)} only.")
+    if not all(type(size) is int for size in sizes):
+        raise ValueError(f"{name}: result.json does not say how many images it was trained on; train the run again.")
+    root = mapping_in(read_checkpoint(path), "MNISTDataModule").get("root") if path else None
+    data = MNISTDataModule(
+        result.batch_size, dataset, root if isinstance(root, str) else None, False, *sizes, seed=result.seed
+    )
+    data.setup()
+    if data.data.sha256 != result.data_sha256:
+        raise ValueError(f"{name} was trained on other files than {dataset} has here.")
+    if not 1 <= result.steps_per_epoch <= data.train_dataloader().steps_per_epoch:
+        raise ValueError(f"{name}: steps_per_epoch is not that of its images; result.json was altered.")
+    return data
+
+
+def _initial_network(result: Result, name: str) -> MLP:
+    """Makes the initial weights again from the seed."""
+    settings = result.hyperparameters
+    hidden, shape = settings.get("hidden"), settings.get("image_shape")
+    for sizes in (hidden, shape):
+        if not isinstance(sizes, list) or not all(type(size) is int and 0 < size < MOST_WEIGHTS for size in sizes):
+            raise ValueError(f"{name}: result.json does not describe its network; train the run again.")
+    widths = [prod(shape), *hidden, result.classes]
+    if sum(a * b for a, b in zip(widths, widths[1:])) > MOST_WEIGHTS:
+        raise ValueError(f"{name}: its network is too large to be explained; take one of at most {MOST_WEIGHTS:,} weights.")
+    return LitMLP(result.lr, hidden, shape, result.classes, result.seed).mlp
+
+
+def _saved_network(result: Result, path: Path) -> tuple[MLP, int]:
+    """Loads a checkpoint of the same run: the network, and the SGD steps that it has made."""
+    name = one_line(str(path))
+    checkpoint = read_checkpoint(path)
+    experiment = mapping_in(checkpoint, "callbacks", "Recorder", "experiment")
+    ours = result.hyperparameters | {"seed": result.seed, "data_sha256": result.data_sha256}
+    if not experiment or any(ours.get(key) != value for key, value in experiment.items() if key not in LIMITS):
+        raise ValueError(f"{name} is of another run than the result beside it; train the run again.")
+    step = checkpoint.get("global_step")
+    if type(step) is not int or step < 0 or step != int(path.stem.removeprefix("step=")):
+        raise ValueError(f"{name} was saved after other SGD steps than its name says; it was renamed or altered.")
+    if result.failed and step % result.steps_per_epoch:
+        raise ValueError(f"{name} was saved within an epoch; explain begins at the start of one.")
+    network = load_network(path).mlp
+    return copy.deepcopy(network).requires_grad_(), step

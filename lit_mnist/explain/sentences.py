@@ -1,0 +1,151 @@
+"""Plain sentences about what was measured, each said only where its condition holds."""
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from lit_mnist.insight.branches import BranchTest, Effect
+from lit_mnist.insight.failure import Failure, Rerun
+from lit_mnist.record.result import RISEN, Result
+
+STANDS_OUT = 3  # times the usual gradient norm
+BLAMED = 0.25  # of the summed gradient norms of a mini-batch
+
+
+def failure_sentences(failure: Failure, first_step: int, classes: Sequence[str]) -> list[str]:
+    """Collects what may be said about a failure.
+
+    Args:
+        failure: The failure.
+        first_step: SGD steps of the run before the replayed window.
+        classes: Names of the classes, by label.
+    """
+    said = (
+        what_happened(failure, first_step),
+        what_showed(failure, first_step),
+        which_image(failure, first_step, classes),
+        when_decided(failure),
+        what_prevents(failure),
+    )
+    return [sentence for sentence in said if sentence]
+
+
+def what_happened(failure: Failure, first_step: int) -> str:
+    """Says what became of the loss."""
+    first, before = f"step {first_step + failure.index + 1:,}", failure.before
+    usual = f"Over the {_steps(len(before))} before {first}" if before else "From the first step on"
+    high = f"{RISEN:.0%} of the loss of guessing ({failure.chance:.3g})".replace("%", " %")
+    calm = f"{usual}, the mini-batch loss had a median of {median(step.loss for step in before):.2g}; " if before else ""
+    if failure.not_finite == failure.index:
+        return f"{calm}at {first} it became infinite or NaN." if before else f"At {first} the loss was infinite or NaN."
+    rose = f"{calm}from then on it was at least {high}" if before else f"{usual}, the mini-batch loss was at least {high}"
+    if failure.not_finite is None:
+        return f"{rose}, for 100 steps and more."
+    return f"{rose}, and at step {first_step + failure.not_finite + 1:,} it became infinite or NaN."
+
+
+def what_showed(failure: Failure, first_step: int) -> str | None:
+    """Says what the most harmful step looked like; None if no step was measured before the failure."""
+    tipping, before = failure.tipping, failure.before
+    if not before:
+        return None
+    times = tipping.gradient_norm / max(median(step.gradient_norm for step in before), 1e-30)
+    place = f"step {first_step + tipping.index + 1:,}"
+    became = f"rose by {tipping.change:.2g}" if math.isfinite(tipping.change) else "became infinite or NaN"
+    if times < STANDS_OUT:
+        return (
+            f"No step stood out by its gradient: that of {place}, which did its own mini-batch the most harm, was "
+            f"{times:.2g} times as long as usual, and the loss of that mini-batch {became}."
+        )
+    stability = failure.lr * tipping.curvature / 2
+    predicted = failure.lr * tipping.gradient_norm**2 * (stability - 1)
+    return (
+        f"At {place} the gradient was {times:.3g} times as long as usual, and lr x curvature / 2 along it was {stability:.2g} "
+        f"(above 1, a step overshoots): to second order the loss of that mini-batch should have "
+        f"{'risen' if predicted > 0 else 'fallen'} by {abs(predicted):.2g}; it {became}."
+    )
+
+
+def which_image(failure: Failure, first_step: int, classes: Sequence[str]) -> str | None:
+    """Says if an image is to blame for the most harmful step; None for mini-batches of one image."""
+    tipping = failure.tipping
+    place, count = tipping.largest_image, len(tipping.labels)
+    if count == 1:
+        return None
+    label, taken = (classes[int(each[place])] for each in (tipping.labels, tipping.predictions))
+    kind = f"{label}, taken for {taken}," if label != taken else f"{label}, rightly classified,"
+    share = f"{tipping.image_shares[place]:.0%} of the summed gradient norms".replace("%", " %")
+    stood = "stood out" if tipping.image_shares[place] >= BLAMED else "had the largest gradient, but did not stand out"
+    harmless, control = (rerun.failed == 0 for rerun in failure.without)
+    verdict = {
+        (True, False): "without it the run does not fail, without the image of the smallest gradient it does",
+        (True, True): "without it the run does not fail, but neither does it without the image of the smallest gradient",
+        (False, False): "the run fails without it too, as it does without the image of the smallest gradient",
+        (False, True): "the run fails without it too, though not without the image of the smallest gradient",
+    }
+    return (
+        f"One image of {count} in the mini-batch of step {first_step + tipping.index + 1:,} ({kind} with {share}) {stood}; "
+        f"{verdict[harmless, control]}."
+    )
+
+
+def when_decided(failure: Failure) -> str:
+    """Says how long before the failure small moves of the weights still changed nothing."""
+    decided, first, longest = failure.decided, failure.twins[0], failure.twins[-1]
+    if decided is None:
+        return (
+            f"With the weights moved by 1e-5 of their norm {_before(first)}, {first.failed} of {first.runs} reruns failed: "
+            "the failure hung on rounding until the end."
+        )
+    fate = f"With the weights moved by 1e-5 of their norm {_before(decided)}, all {decided.runs} reruns failed"
+    if decided is longest:
+        return f"{fate}: the failure was decided by then, and no rerun set out earlier."
+    open_ = failure.twins[failure.twins.index(decided) + 1]
+    return f"{fate}; moved {_before(open_)}, {open_.failed} of {open_.runs} did: the failure was decided in between."
+
+
+def what_prevents(failure: Failure) -> str:
+    """Says if a cap on the gradient norm, or double precision, would have changed the outcome."""
+    capped, double, decided = failure.capped, failure.double, failure.decided
+    cap = "failed all the same" if capped.failed else "did not fail"
+    precision = "failed too" if double.failed else "did not fail"
+    end = ", with a loss that became infinite or NaN" if double.not_finite else ""
+    doubt = "" if decided else "; as moved reruns did not all fail from there either, this alone shows little"
+    return (
+        f"With the gradient norm capped at {failure.max_norm:.2g}, twice its median, from {_before(capped)} on, the same "
+        f"mini-batches {cap}; in float64 they {precision}{end}{doubt}."
+    )
+
+
+def branch_sentences(test: BranchTest, result: Result) -> list[str]:
+    """Collects what a branch test says about a run that did not fail."""
+    orders = len(test.losses["unchanged"])
+    shorter, longer, quieter = (_effect(test.effects[name], orders) for name in ("lr / 8", "lr x 2", "batch x 8"))
+    meaning = {
+        "noise-limited": "Training is noise-limited: shorter steps and larger mini-batches both lower the loss.",
+        "step-limited": "Training is step-limited: shorter steps leave the loss higher, and longer ones lower it.",
+        "undecided": "The test does not decide what limits training, the noise of its steps or their length.",
+    }
+    return [
+        f"After {result.epochs} epochs at learning rate {result.lr:g} and batch size {result.batch_size}, the training loss was "
+        f"{result.final_train_loss:.2g}; from there, {orders} orders of the images were tried for {test.steps} steps each.",
+        f"At an eighth of the learning rate, the loss over the training images ended {shorter} that of unchanged steps.",
+        f"At twice the learning rate, it ended {longer}.",
+        f"With mini-batches eight times as large, and so eight times as many images, it ended {quieter}.",
+        meaning[test.verdict],
+    ]
+
+
+def _effect(effect: Effect, orders: int) -> str:
+    if not effect.mean > 0:
+        failed = sum(not math.isfinite(ratio) for ratio in effect.ratios)
+        return f"infinite or NaN in {failed} of {orders} orders, so that it cannot be compared with"
+    return f"at {effect.mean:.2f} times (95 % interval {effect.low:.2f} to {effect.high:.2f})"
+
+
+def _before(rerun: Rerun) -> str:
+    return f"{_steps(rerun.steps_before)} before" if rerun.steps_before else "at the first step"
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
