@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lit_mnist.datasets.files import load
 from lit_mnist.datasets.loaders import Batch
+from lit_mnist.explain.sentences import failure_sentences, what_prevents, what_showed, when_decided, which_image
 from lit_mnist.insight.branches import BranchTest, Effect, branch_test
 from lit_mnist.insight.curvature import Hessian
-from lit_mnist.insight.explain import explain, what_limits, what_prevents, what_showed, when_decided, which_image
 from lit_mnist.insight.failure import Failure, Rerun, explain_failure
 from lit_mnist.insight.replay import failure_index, measure_steps, moved, sgd
 from lit_mnist.mlp import MLP
@@ -61,7 +61,9 @@ def failure(network: nn.Module, batches: list[Batch], data: Batch) -> Failure:
     labels[7] = (labels[7] + 1) % 10
     window = [*batches[128:168], (images, labels), *batches[169:400]]
     before = bits(network)
-    found = explain_failure(network, cross_entropy, window, LR, CHANCE, (data[0][:200], data[1][:200]), (1, 5, 30), twins=3)
+    losses = sgd(copy.deepcopy(network), cross_entropy, window, LR)
+    fixed = data[0][:200], data[1][:200]
+    found = explain_failure(network, cross_entropy, window, losses, LR, CHANCE, fixed, (1, 5, 30), twins=3)
     assert bits(network) == before
     assert found is not None
     return found

@@ -1,12 +1,14 @@
 """A finished run as its folder records it: where a replay begins, its mini-batches, and if the replay has the run's bits."""
 
-import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,20 @@ from lit_mnist.record.result import RISEN, Result, calm_until, guessing, read_re
 
 MOST_WEIGHTS = 2**26  # of a network made again from its seed; the default one has 2**19
 PLAIN = {"precision": "32-true", "devices_with_own_batches": 1, "callbacks": []}  # what a replay repeats
+Size = Annotated[int, msgspec.Meta(ge=1, le=MOST_WEIGHTS)]
+
+
+class Settings(msgspec.Struct):
+    """What `result.json` must say of a run for a replay, beside the fields of `Result`."""
+
+    dataset: str
+    train_size: Annotated[int, msgspec.Meta(ge=0)]
+    val_size: Annotated[int, msgspec.Meta(ge=0)]
+    hidden: list[Size]
+    image_shape: list[Size]
+    precision: str
+    devices_with_own_batches: int
+    callbacks: list[str]
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,7 @@ class Recorded:
                 if torch.tensor(losses[start - self.step : end - self.step]).mean().item() != mean:
                     return end
                 start = end
-        finite = sum(loss == loss for loss in losses)  # noqa: PLR0124 # nan is not equal to itself
+        finite = sum(map(math.isfinite, losses))
         if diverged and self.step + finite + 1 != diverged.step:
             return diverged.step
         return None
@@ -86,19 +102,18 @@ def read_run(folder: Path) -> Recorded:
     Raises:
         ValueError: It cannot be explained; the sentence says why, and what to do.
     """
-    name, run = one_line(str(folder)), RunFolder(folder)
+    name = one_line(str(folder))
     result = _read_result(folder, name)
+    settings = _read_settings(result, name)
     calm = calm_until(result.train_loss_by_block, result.classes) if result.failed else result.steps
-    path = run.checkpoint_before(calm)
+    path = RunFolder(folder).checkpoint_before(calm)
     if path is None and calm >= result.steps_per_epoch:
-        raise ValueError(f"{name} has no checkpoint from before its loss rose; train the run again, which keeps one.")
-    data = _load_data(result, path, name)
-    if path is None:
-        network, step = _initial_network(result, name), 0
-    else:
-        network, step = _saved_network(result, path)
+        when = "from before its loss rose" if result.failed else "of its own"
+        raise ValueError(f"{name} has no checkpoint {when}; train the run again, which keeps one.")
+    data = _load_data(result, settings, path, name)
+    network, step = _saved_network(result, path) if path else (_initial_network(result, settings, name), 0)
     if network.image_shape != data.data.image_shape or network.classes != len(data.data.classes):
-        raise ValueError(f"{name}: its network is for other images than {result.hyperparameters['dataset']}; it was altered.")
+        raise ValueError(f"{name}: its network is for other images than those of {settings.dataset}; it was altered.")
     return Recorded(result, network, step, data.train_dataloader(), data.data.classes)
 
 
@@ -113,48 +128,49 @@ def _read_result(folder: Path, name: str) -> Result:
         raise ValueError(f"{name} holds no finished run; finish it with the command that began it, then explain it.")
     if result.format == 1:
         raise ValueError(f"{name} was trained by lit_mnist 1.0, whose runs cannot be replayed; train the run again.")
-    for key, value in PLAIN.items():
-        if result.hyperparameters.get(key) != value:
-            raise ValueError(f"{name} was trained with {key} {one_line(str(result.hyperparameters.get(key)))}, which explain cannot replay.")
-    if result.outcome == "collapsed" and result.train_loss_by_block[-1:] and not _stays_high(result):
-        raise ValueError(f"{name}: its loss rose, but did not stay near that of guessing, so that there is no failure to replay.")
+    blocks = result.train_loss_by_block
+    if result.outcome == "collapsed" and (not blocks or blocks[-1][1] < RISEN * guessing(result.classes)):
+        raise ValueError(f"{name}: its loss rose, but did not stay near that of guessing; there is no failure to replay.")
     return result
 
 
-def _stays_high(result: Result) -> bool:
-    return result.train_loss_by_block[-1][1] >= RISEN * guessing(result.classes)
-
-
-def _load_data(result: Result, path: Path | None, name: str) -> MNISTDataModule:
-    settings: dict[str, Any] = result.hyperparameters
-    dataset, sizes = settings.get("dataset"), [settings.get(key) for key in ("train_size", "val_size")]
-    if dataset not in REGISTRY:
+def _read_settings(result: Result, name: str) -> Settings:
+    try:
+        settings = msgspec.convert(result.hyperparameters, Settings)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: result.json is not that of a run ({error}); train the run again.") from None
+    if settings.dataset not in REGISTRY:
         raise ValueError(f"{name} was trained on a folder of your own; explain replays runs of {', '.join(REGISTRY)} only.")
-    if not all(type(size) is int for size in sizes):
-        raise ValueError(f"{name}: result.json does not say how many images it was trained on; train the run again.")
+    for key, value in PLAIN.items():
+        if (other := getattr(settings, key)) != value:
+            raise ValueError(f"{name} was trained with {key} {one_line(str(other))}, which explain cannot replay.")
+    return settings
+
+
+def _load_data(result: Result, settings: Settings, path: Path | None, name: str) -> MNISTDataModule:
     root = mapping_in(read_checkpoint(path), "MNISTDataModule").get("root") if path else None
     data = MNISTDataModule(
-        result.batch_size, dataset, root if isinstance(root, str) else None, False, *sizes, seed=result.seed
+        result.batch_size,
+        settings.dataset,
+        root if isinstance(root, str) else None,
+        train_size=settings.train_size,
+        val_size=settings.val_size,
+        seed=result.seed,
     )
     data.setup()
     if data.data.sha256 != result.data_sha256:
-        raise ValueError(f"{name} was trained on other files than {dataset} has here.")
+        raise ValueError(f"{name} was trained on other files than those of {settings.dataset} here.")
     if not 1 <= result.steps_per_epoch <= data.train_dataloader().steps_per_epoch:
-        raise ValueError(f"{name}: steps_per_epoch is not that of its images; result.json was altered.")
+        raise ValueError(f"{name}: result.json has another number of steps per epoch than its images; it was altered.")
     return data
 
 
-def _initial_network(result: Result, name: str) -> MLP:
+def _initial_network(result: Result, settings: Settings, name: str) -> MLP:
     """Makes the initial weights again from the seed."""
-    settings = result.hyperparameters
-    hidden, shape = settings.get("hidden"), settings.get("image_shape")
-    for sizes in (hidden, shape):
-        if not isinstance(sizes, list) or not all(type(size) is int and 0 < size < MOST_WEIGHTS for size in sizes):
-            raise ValueError(f"{name}: result.json does not describe its network; train the run again.")
-    widths = [prod(shape), *hidden, result.classes]
-    if sum(a * b for a, b in zip(widths, widths[1:])) > MOST_WEIGHTS:
+    widths = [prod(settings.image_shape), *settings.hidden, result.classes]
+    if sum(inputs * outputs for inputs, outputs in pairwise(widths)) > MOST_WEIGHTS:
         raise ValueError(f"{name}: its network is too large to be explained; take one of at most {MOST_WEIGHTS:,} weights.")
-    return LitMLP(result.lr, hidden, shape, result.classes, result.seed).mlp
+    return LitMLP(result.lr, settings.hidden, settings.image_shape, result.classes, result.seed).mlp
 
 
 def _saved_network(result: Result, path: Path) -> tuple[MLP, int]:
@@ -165,10 +181,7 @@ def _saved_network(result: Result, path: Path) -> tuple[MLP, int]:
     ours = result.hyperparameters | {"seed": result.seed, "data_sha256": result.data_sha256}
     if not experiment or any(ours.get(key) != value for key, value in experiment.items() if key not in LIMITS):
         raise ValueError(f"{name} is of another run than the result beside it; train the run again.")
-    step = checkpoint.get("global_step")
-    if type(step) is not int or step < 0 or step != int(path.stem.removeprefix("step=")):
-        raise ValueError(f"{name} was saved after other SGD steps than its name says; it was renamed or altered.")
-    if result.failed and step % result.steps_per_epoch:
-        raise ValueError(f"{name} was saved within an epoch; explain begins at the start of one.")
-    network = load_network(path).mlp
-    return copy.deepcopy(network).requires_grad_(), step
+    step = int(path.stem.removeprefix("step="))
+    if checkpoint.get("global_step") != step or (result.failed and step % result.steps_per_epoch):
+        raise ValueError(f"{name} was not saved by fit at the end of an epoch after {step} steps; it was altered.")
+    return load_network(path).mlp, step

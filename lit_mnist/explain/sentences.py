@@ -32,16 +32,18 @@ def failure_sentences(failure: Failure, first_step: int, classes: Sequence[str])
 
 def what_happened(failure: Failure, first_step: int) -> str:
     """Says what became of the loss."""
-    first, before = f"step {first_step + failure.index + 1:,}", failure.before
-    usual = f"Over the {_steps(len(before))} before {first}" if before else "From the first step on"
-    high = f"{RISEN:.0%} of the loss of guessing ({failure.chance:.3g})".replace("%", " %")
-    calm = f"{usual}, the mini-batch loss had a median of {median(step.loss for step in before):.2g}; " if before else ""
+    before, at = failure.before, f"step {first_step + failure.index + 1:,}"
+    ended = failure.not_finite is not None and f"at step {first_step + failure.not_finite + 1:,} it became infinite or NaN"
+    high = f"{RISEN:.0%} of".replace("%", " %") if failure.level == RISEN else "twice"
+    rose = f"it was at least {high} the loss of guessing ({failure.chance:.2f})"
+    if not before:
+        start = rose.replace("it was", "the mini-batch loss was")
+        return f"From the first step on, {start}" + (f", and {ended}." if ended else ", for 100 steps and more.")
+    typical = _number(median(step.loss for step in before))
+    usual = f"In the {_steps(len(before))} before {at}, the mini-batch loss had a median of {typical}"
     if failure.not_finite == failure.index:
-        return f"{calm}at {first} it became infinite or NaN." if before else f"At {first} the loss was infinite or NaN."
-    rose = f"{calm}from then on it was at least {high}" if before else f"{usual}, the mini-batch loss was at least {high}"
-    if failure.not_finite is None:
-        return f"{rose}, for 100 steps and more."
-    return f"{rose}, and at step {first_step + failure.not_finite + 1:,} it became infinite or NaN."
+        return f"{usual}; {ended}."
+    return f"{usual}; from then on {rose}" + (f", and {ended}." if ended else ", for 100 steps and more.")
 
 
 def what_showed(failure: Failure, first_step: int) -> str | None:
@@ -51,18 +53,18 @@ def what_showed(failure: Failure, first_step: int) -> str | None:
         return None
     times = tipping.gradient_norm / max(median(step.gradient_norm for step in before), 1e-30)
     place = f"step {first_step + tipping.index + 1:,}"
-    became = f"rose by {tipping.change:.2g}" if math.isfinite(tipping.change) else "became infinite or NaN"
+    became = f"rose by {_number(tipping.change)}" if math.isfinite(tipping.change) else "became infinite or NaN"
     if times < STANDS_OUT:
         return (
             f"No step stood out by its gradient: that of {place}, which did its own mini-batch the most harm, was "
-            f"{times:.2g} times as long as usual, and the loss of that mini-batch {became}."
+            f"{_number(times)} times as long as usual, and the loss of that mini-batch {became}."
         )
     stability = failure.lr * tipping.curvature / 2
     predicted = failure.lr * tipping.gradient_norm**2 * (stability - 1)
     return (
-        f"At {place} the gradient was {times:.3g} times as long as usual, and lr x curvature / 2 along it was {stability:.2g} "
-        f"(above 1, a step overshoots): to second order the loss of that mini-batch should have "
-        f"{'risen' if predicted > 0 else 'fallen'} by {abs(predicted):.2g}; it {became}."
+        f"At {place} the gradient was {_number(times)} times as long as usual, and lr x curvature / 2 along it was "
+        f"{_number(stability)} (above 1, a step overshoots): to second order, the loss of that mini-batch should have "
+        f"{'risen' if predicted > 0 else 'fallen'} by {_number(abs(predicted))}; it {became}."
     )
 
 
@@ -73,19 +75,19 @@ def which_image(failure: Failure, first_step: int, classes: Sequence[str]) -> st
     if count == 1:
         return None
     label, taken = (classes[int(each[place])] for each in (tipping.labels, tipping.predictions))
-    kind = f"{label}, taken for {taken}," if label != taken else f"{label}, rightly classified,"
+    kind = f"class {label}, taken for {taken}" if label != taken else f"class {label}, recognised"
     share = f"{tipping.image_shares[place]:.0%} of the summed gradient norms".replace("%", " %")
-    stood = "stood out" if tipping.image_shares[place] >= BLAMED else "had the largest gradient, but did not stand out"
-    harmless, control = (rerun.failed == 0 for rerun in failure.without)
+    stood = "One image stood out" if tipping.image_shares[place] >= BLAMED else "No image stood out"
+    prevents, control = (rerun.failed == 0 for rerun in failure.without)
     verdict = {
-        (True, False): "without it the run does not fail, without the image of the smallest gradient it does",
-        (True, True): "without it the run does not fail, but neither does it without the image of the smallest gradient",
-        (False, False): "the run fails without it too, as it does without the image of the smallest gradient",
-        (False, True): "the run fails without it too, though not without the image of the smallest gradient",
+        (True, False): "without that image the run does not fail, and without the one of the smallest gradient it does",
+        (True, True): "without that image the run does not fail, but neither does it without the one of the smallest gradient",
+        (False, False): "the run fails without that image too, as it does without the one of the smallest gradient",
+        (False, True): "the run fails without that image too, but not without the one of the smallest gradient",
     }
     return (
-        f"One image of {count} in the mini-batch of step {first_step + tipping.index + 1:,} ({kind} with {share}) {stood}; "
-        f"{verdict[harmless, control]}."
+        f"{stood} among the {count} of step {first_step + tipping.index + 1:,}: the one with the largest gradient ({kind}) had "
+        f"{share}; {verdict[prevents, control]}."
     )
 
 
@@ -99,21 +101,24 @@ def when_decided(failure: Failure) -> str:
         )
     fate = f"With the weights moved by 1e-5 of their norm {_before(decided)}, all {decided.runs} reruns failed"
     if decided is longest:
-        return f"{fate}: the failure was decided by then, and no rerun set out earlier."
+        return f"{fate}: the failure did not hang on rounding from there on."
     open_ = failure.twins[failure.twins.index(decided) + 1]
-    return f"{fate}; moved {_before(open_)}, {open_.failed} of {open_.runs} did: the failure was decided in between."
+    return (
+        f"{fate}, and {open_.failed} of {open_.runs} with the weights moved {_before(open_)}: "
+        f"the failure ceased to hang on rounding about {_steps(decided.steps_before)} before it showed."
+    )
 
 
 def what_prevents(failure: Failure) -> str:
     """Says if a cap on the gradient norm, or double precision, would have changed the outcome."""
     capped, double, decided = failure.capped, failure.double, failure.decided
-    cap = "failed all the same" if capped.failed else "did not fail"
-    precision = "failed too" if double.failed else "did not fail"
-    end = ", with a loss that became infinite or NaN" if double.not_finite else ""
-    doubt = "" if decided else "; as moved reruns did not all fail from there either, this alone shows little"
+    cap = "fails all the same" if capped.failed else "does not fail"
+    precision = "fails too" if double.failed else "does not fail"
+    end = ", with a loss that becomes infinite or NaN" if double.not_finite else ""
+    doubt = "" if decided else "; but some reruns with moved weights did not fail from there either"
     return (
-        f"With the gradient norm capped at {failure.max_norm:.2g}, twice its median, from {_before(capped)} on, the same "
-        f"mini-batches {cap}; in float64 they {precision}{end}{doubt}."
+        f"Rerun from {_before(capped)}, with the gradient norm capped at {_number(failure.max_norm)} (twice its median), "
+        f"training {cap}; rerun in float64, it {precision}{end}{doubt}."
     )
 
 
@@ -127,11 +132,11 @@ def branch_sentences(test: BranchTest, result: Result) -> list[str]:
         "undecided": "The test does not decide what limits training, the noise of its steps or their length.",
     }
     return [
-        f"After {result.epochs} epochs at learning rate {result.lr:g} and batch size {result.batch_size}, the training loss was "
-        f"{result.final_train_loss:.2g}; from there, {orders} orders of the images were tried for {test.steps} steps each.",
-        f"At an eighth of the learning rate, the loss over the training images ended {shorter} that of unchanged steps.",
-        f"At twice the learning rate, it ended {longer}.",
-        f"With mini-batches eight times as large, and so eight times as many images, it ended {quieter}.",
+        f"After {result.epochs} epochs at learning rate {result.lr:g} and batch size {result.batch_size}, the training loss "
+        f"was {result.final_train_loss:.2g}; from there, {orders} orders of the images were tried for {test.steps} steps each.",
+        f"At an eighth of the learning rate, the loss over the training images ended {shorter} after unchanged steps.",
+        f"At twice the learning rate, it ended {longer} after unchanged steps.",
+        f"With mini-batches eight times as large, and so eight times as many images, it ended {quieter} after unchanged steps.",
         meaning[test.verdict],
     ]
 
@@ -139,13 +144,20 @@ def branch_sentences(test: BranchTest, result: Result) -> list[str]:
 def _effect(effect: Effect, orders: int) -> str:
     if not effect.mean > 0:
         failed = sum(not math.isfinite(ratio) for ratio in effect.ratios)
-        return f"infinite or NaN in {failed} of {orders} orders, so that it cannot be compared with"
-    return f"at {effect.mean:.2f} times (95 % interval {effect.low:.2f} to {effect.high:.2f})"
+        return f"infinite or NaN in {failed} of {orders} orders, so that it cannot be compared with that"
+    return f"{effect.mean:.2f} times (95 % interval {effect.low:.2f} to {effect.high:.2f}) as high as"
 
 
 def _before(rerun: Rerun) -> str:
-    return f"{_steps(rerun.steps_before)} before" if rerun.steps_before else "at the first step"
+    return f"{_steps(rerun.steps_before)} before" if rerun.steps_before else "the start"
 
 
 def _steps(count: int) -> str:
     return "1 step" if count == 1 else f"{count} steps"
+
+
+def _number(value: float) -> str:
+    """Writes two or three digits that count: 0.16, 2.6, 180, 1,100, 2.4e16."""
+    if abs(value) < 1000:
+        return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{float(f'{value:.2g}'):,.0f}" if abs(value) < 1e6 else f"{value:.1e}".replace("e+", "e")

@@ -12,10 +12,13 @@ from torch import nn
 from lit_mnist.datasets.loaders import Batch
 from lit_mnist.insight.curvature import Loss
 from lit_mnist.insight.replay import Step, failure_index, measure_steps, moved, sgd
+from lit_mnist.record.result import RISEN
 
 HORIZONS = (1, 2, 5, 10, 20, 50, 100)  # steps before a failure at which twins set out
 SHOWN_AFTER = 20  # steps that are measured beyond the failure
-JUDGED_AFTER = 200  # steps that a rerun gets beyond the failure: it may fail later, and 100 losses confirm that
+JUDGED_AFTER = 200  # steps that a rerun gets beyond the failure, for it may fail later or recover
+JUDGED_BY = 100  # losses at the end of a rerun
+LEVELS = (RISEN, 2.0)  # of the loss of guessing, tried in turn: training begins at 1, and may fail before it has left that
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Rerun:
     Attributes:
         steps_before: Steps before the failure at which it set out.
         runs: Number of reruns.
-        failed: Number of them that failed.
+        failed: Number of them whose last 100 losses had a median of at least 80 % of the loss of guessing.
         not_finite: Number of them whose loss stopped being finite.
     """
 
@@ -40,7 +43,8 @@ class Failure:
     """What is known of a failure.
 
     Attributes:
-        index: First step, 0-based in the window, from which on the losses are near that of guessing, or worse.
+        index: First step, 0-based in the window, from which on 100 losses and more are at least `level` times `chance`.
+        level: 0.8, or 2 for a window whose first losses are above 0.8 times `chance` already, if they come to that.
         lr, chance: Learning rate of the run, and the loss of guessing in nats.
         not_finite: First step, 0-based, whose loss is not finite; None if there is none.
         steps: The steps around it, measured.
@@ -53,6 +57,7 @@ class Failure:
     """
 
     index: int
+    level: float
     lr: float
     chance: float
     not_finite: int | None
@@ -70,7 +75,7 @@ class Failure:
 
     @property
     def tipping(self) -> Step:
-        """The step that changed the loss of its own mini-batch for the worst, up to the failure."""
+        """The step that did its own mini-batch the most harm, up to the failure; of all, if the first one failed."""
         return _tipping(self.steps, self.index)
 
     @property
@@ -106,9 +111,10 @@ def explain_failure(
     Returns:
         None if the window does not end in failure, or begins with a gradient that is not finite.
     """
-    index = failure_index(losses, chance)
-    if index is None:
+    found = [(at, level) for level in LEVELS if (at := failure_index(losses, level * chance)) is not None]
+    if not found:
         return None
+    index, level = found[-1] if found[0][0] == 0 else found[0]
     window = _Window(loss, batches, lr, chance, index)
     reachable = sorted(steps for steps in horizons if steps <= index) or [index]
     states = window.states(module, [index - steps for steps in reachable])
@@ -118,19 +124,20 @@ def explain_failure(
     if not steps:
         return None
     generator = torch.Generator().manual_seed(0)
-    found = [window.rerun(k, [moved(states[index - k], 1e-5, generator) for _ in range(twins)]) for k in reachable]
-    decided = (_decided(found) or found[0]).steps_before
+    reruns = [window.rerun(k, [moved(states[index - k], 1e-5, generator) for _ in range(twins)]) for k in reachable]
+    decided = (_decided(reruns) or reruns[0]).steps_before
     tipping = _tipping(steps, index)
     (at_tipping,) = window.states(states[start], [tipping.index], start).values()
     max_norm = 2 * median(step.gradient_norm for step in steps if step.index < index or step is steps[0])
     images = [tipping.largest_image, int(tipping.image_shares.argmin())]
     return Failure(
         index,
+        level,
         lr,
         chance,
         not_finite,
         steps,
-        twins=found,
+        twins=reruns,
         max_norm=max_norm,
         capped=window.rerun(decided, [copy.deepcopy(states[index - decided])], max_norm),
         double=window.rerun(decided, [copy.deepcopy(states[index - decided]).double()]),
@@ -169,12 +176,13 @@ class _Window:
                 kept = torch.arange(len(batches[0][1])) != left_out
                 batches[:1] = [(batches[0][0][kept], batches[0][1][kept])] if kept.any() else []
             outcomes.append(sgd(network, self.loss, batches, self.lr, max_norm))
-        failed = sum(failure_index(outcome, self.chance) is not None for outcome in outcomes)
+        ends = [median(math.inf if math.isnan(loss) else loss for loss in outcome[-JUDGED_BY:]) for outcome in outcomes]
+        failed = sum(end >= RISEN * self.chance for end in ends)
         return Rerun(steps_before, len(outcomes), failed, sum(math.isnan(outcome[-1]) for outcome in outcomes))
 
 
 def _tipping(steps: Sequence[Step], index: int) -> Step:
-    return max((step for step in steps if step.index <= index), key=_harm)
+    return max((step for step in steps if step.index <= index or not index), key=_harm)
 
 
 def _harm(step: Step) -> float:

@@ -13,7 +13,6 @@ from lit_mnist.datasets.loaders import Batch
 from lit_mnist.insight.activations import Units, relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, Loss
 from lit_mnist.insight.noise import squared_gradient_norms
-from lit_mnist.record.result import RISEN
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -138,21 +137,21 @@ def measure_steps(
     return steps
 
 
-def failure_index(losses: Sequence[float], chance: float, confirmed_by: int = 100) -> int | None:
-    """Finds the first step from which on many losses in a row are near that of guessing, above it, or not finite.
+def failure_index(losses: Sequence[float], high: float, confirmed_by: int = 100) -> int | None:
+    """Finds the first step from which on many losses in a row are high or not finite.
 
     Args:
         losses: Of the mini-batches of consecutive steps.
-        chance: Loss of guessing, the logarithm of the number of classes.
+        high: Loss in nats.
         confirmed_by: Number of losses in a row; after fewer, training may recover as from any spike.
 
     Returns:
         Index of that step, 0-based; None if there is none.
     """
-    high = 0
+    count = 0
     for index, loss in enumerate(losses):
-        high = 0 if loss < RISEN * chance else high + 1
-        if high == confirmed_by:
+        count = 0 if loss < high else count + 1
+        if count == confirmed_by:
             return index + 1 - confirmed_by
     return None
 
