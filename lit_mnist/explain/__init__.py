@@ -19,10 +19,10 @@ def main(arguments: list[str]) -> int:
     parser = Parser(
         prog="python -m lit_mnist explain",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Says why a finished run failed, or what limits one that trained, and writes explain.html (one file, offline).\n"
-        "A failed run is replayed from its last checkpoint before the loss rose, measured step by step, and rerun with\n"
-        "changes. A run that did not fail goes on from its last checkpoint with other learning rates and batch sizes.\n"
-        "It takes one core, and two minutes at most.",
+        description="Says why a finished run failed, or what limits one that trained, and writes explain.html (one file, that\n"
+        "opens offline). A failed run is replayed from its last checkpoint before the loss rose, measured step by step,\n"
+        "and rerun with changes. A run that did not fail goes on from its last checkpoint with other learning rates\n"
+        "and batch sizes. It takes one core, and two minutes at most.",
         epilog="exit codes: 0 done, or the replay does not fail (it says so), 2 the run cannot be explained",
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run, such as logs/lr1/version_0")

@@ -96,15 +96,15 @@ def when_decided(failure: Failure) -> str:
     decided, first, longest = failure.decided, failure.twins[0], failure.twins[-1]
     if decided is None:
         return (
-            f"With the weights moved by 1e-5 of their norm {_before(first)}, {first.failed} of {first.runs} reruns failed: "
+            f"With the weights moved by 1e-5 of their norm {_when(first)}, {first.failed} of {first.runs} reruns failed: "
             "the failure hung on rounding until the end."
         )
-    fate = f"With the weights moved by 1e-5 of their norm {_before(decided)}, all {decided.runs} reruns failed"
+    fate = f"With the weights moved by 1e-5 of their norm {_when(decided)}, all {decided.runs} reruns failed"
     if decided is longest:
         return f"{fate}: the failure did not hang on rounding from there on."
     open_ = failure.twins[failure.twins.index(decided) + 1]
     return (
-        f"{fate}, and {open_.failed} of {open_.runs} with the weights moved {_before(open_)}: "
+        f"{fate}, and {open_.failed} of {open_.runs} with the weights moved {_when(open_)}: "
         f"the failure ceased to hang on rounding about {_steps(decided.steps_before)} before it showed."
     )
 
@@ -116,8 +116,9 @@ def what_prevents(failure: Failure) -> str:
     precision = "fails too" if double.failed else "does not fail"
     end = ", with a loss that becomes infinite or NaN" if double.not_finite else ""
     doubt = "" if decided else "; but some reruns with moved weights did not fail from there either"
+    start = _when(capped).removeprefix("at ")
     return (
-        f"Rerun from {_before(capped)}, with the gradient norm capped at {_number(failure.max_norm)} (twice its median), "
+        f"Rerun from {start}, with the gradient norm capped at {_number(failure.max_norm)} (twice its median), "
         f"training {cap}; rerun in float64, it {precision}{end}{doubt}."
     )
 
@@ -148,8 +149,8 @@ def _effect(effect: Effect, orders: int) -> str:
     return f"{effect.mean:.2f} times (95 % interval {effect.low:.2f} to {effect.high:.2f}) as high as"
 
 
-def _before(rerun: Rerun) -> str:
-    return f"{_steps(rerun.steps_before)} before" if rerun.steps_before else "the start"
+def _when(rerun: Rerun) -> str:
+    return f"{_steps(rerun.steps_before)} before" if rerun.steps_before else "at the start"
 
 
 def _steps(count: int) -> str:
