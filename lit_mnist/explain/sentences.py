@@ -40,7 +40,7 @@ def what_happened(failure: Failure, first_step: int) -> str:
         start = rose.replace("it was", "the mini-batch loss was")
         return f"From the first step on, {start}" + (f", and {ended}." if ended else ", for 100 steps and more.")
     typical = _number(median(step.loss for step in before))
-    usual = f"In the {_steps(len(before))} before {at}, the mini-batch loss had a median of {typical}"
+    usual = f"In the {_steps(len(before)).removeprefix('1 ')} before {at}, the mini-batch loss had a median of {typical}"
     if failure.not_finite == failure.index:
         return f"{usual}; {ended}."
     return f"{usual}; from then on {rose}" + (f", and {ended}." if ended else ", for 100 steps and more.")
