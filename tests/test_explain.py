@@ -177,7 +177,7 @@ def test_a_replay_that_leaves_the_record_says_where_and_what_differs(run: Record
     assert other.differing_step(losses) == 1750
     said = describe_replay(other, 1750)
     assert "differ from the run's by step 1,750 (the run's machine was Another, the run had 2 threads)" in said
-    diverged = replace(run, result=msgspec.structs.replace(run.result, diverged=Place(8, 1999)))
+    diverged = replace(run, result=msgspec.structs.replace(run.result, outcome="diverged", diverged=Place(8, 1999)))
     assert diverged.differing_step(losses) == 1999
 
 

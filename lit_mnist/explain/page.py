@@ -44,7 +44,7 @@ def failure_page(run: Recorded, failure: Failure, folder: Path, said: Sequence[s
         "gradients: class, prediction before the step, share of the summed gradient norms of the mini-batch.",
     )
     reruns = Table(
-        ("Rerun", "Set out", "Runs", "Failed", "Infinite or NaN"),
+        ("Rerun", "Steps before", "Runs", "Failed", "Infinite or NaN"),
         [
             *(_row("weights moved", rerun) for rerun in failure.twins),
             _row(f"gradient norm capped at {failure.max_norm:.2g}", failure.capped),
@@ -54,8 +54,7 @@ def failure_page(run: Recorded, failure: Failure, folder: Path, said: Sequence[s
                 for which, rerun in zip(("largest", "smallest"), failure.without, strict=True)
             ),
         ],
-        texts=2,
-        note="Moved weights: by 1e-5 of their norm, in random directions. Without a gradient: the mini-batch of the most "
+        note="Steps before the failure at which it set out. Moved weights: by 1e-5 of their norm, in random directions. Without a gradient: the mini-batch of the most "
         "harmful step lacks that image. All reruns see the same mini-batches in the same order, up to 200 steps beyond the "
         "failure; one failed if the median of its last 100 losses was at least 80 % of the loss of guessing. A cap on the "
         "gradient norm is an explanation, not advice: with it, SGD is no longer plain.",
@@ -104,9 +103,7 @@ def _again(run: Recorded) -> Section:
 
 
 def _row(name: str, rerun: Rerun) -> tuple[str, ...]:
-    count = abs(rerun.steps_before)
-    place = f"{count} step{'' if count == 1 else 's'} {'before' if rerun.steps_before > 0 else 'after'}" if count else "at it"
-    return name, place, str(rerun.runs), str(rerun.failed), str(rerun.not_finite)
+    return name, *(str(count) for count in (rerun.steps_before, rerun.runs, rerun.failed, rerun.not_finite))
 
 
 def _step_panels(failure: Failure, first: int) -> list[Drawing]:
