@@ -54,10 +54,10 @@ def failure_page(run: Recorded, failure: Failure, folder: Path, said: Sequence[s
                 for which, rerun in zip(("largest", "smallest"), failure.without, strict=True)
             ),
         ],
-        note="Steps before the failure at which it set out. Moved weights: by 1e-5 of their norm, in random directions. Without a gradient: the mini-batch of the most "
-        "harmful step lacks that image. All reruns see the same mini-batches in the same order, up to 200 steps beyond the "
-        "failure; one failed if the median of its last 100 losses was at least 80 % of the loss of guessing. A cap on the "
-        "gradient norm is an explanation, not advice: with it, SGD is no longer plain.",
+        note="Steps before the failure: where the rerun set out. Moved weights: by 1e-5 of their norm, in random directions. "
+        "Without a gradient: the mini-batch of the most harmful step lacks that image. All reruns see the same mini-batches in "
+        "the same order, up to 200 steps beyond the failure; one failed if the median of its last 100 losses was at least 80 % "
+        "of the loss of guessing. A cap on the gradient norm is an explanation, not advice: with it, SGD is no longer plain.",
     )
     return Page(
         title=f"Why {one_line(run.result.name)}, seed {run.result.seed}, failed",
