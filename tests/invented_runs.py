@@ -25,6 +25,7 @@ def make_result(
     blocks: list[tuple[int, float]] | None = None,
     stopped: str = "",
     command: str | None = None,
+    measurements: list[dict[str, float]] | None = None,
     **hyperparameters: Any,
 ) -> Result:
     """A result with invented curves; `losses` decide its outcome unless it diverged after them."""
@@ -76,6 +77,7 @@ def make_result(
         commit=None,
         machine={"cpu": "a processor", "cores": 2},
         stopped=stopped,
+        instruments={"measurements": measurements} if measurements else {},
         times=Times(
             started="2026-11-23T22:00:00+00:00",
             finished="2026-11-23T23:00:00+00:00",

@@ -228,7 +228,7 @@ def nothing(run: Path) -> None:
         ({"format": 1}, nothing, "was trained by lit_mnist 1.0"),
         ({"hyperparameters": {"dataset": "../mine"}}, nothing, "was trained on a folder of your own"),
         ({"hyperparameters": {"precision": "bf16-true"}}, nothing, "precision bf16-true, which explain cannot replay"),
-        ({"hyperparameters": {"callbacks": ["a.B"]}}, nothing, "callbacks ['a.B'], which explain cannot replay"),
+        ({"hyperparameters": {"callbacks": ["a.B"]}}, nothing, "callbacks a.B, which explain cannot replay"),
         ({"hyperparameters": {"hidden": [0]}}, nothing, "result.json is not that of a run"),
         ({"hyperparameters": {"lr": 0.5}}, nothing, "is of another run than the result beside it"),
         ({"seed": 99}, nothing, "is of another run than the result beside it"),

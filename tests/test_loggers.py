@@ -111,7 +111,7 @@ def test_weights_and_biases_offline_gets_the_whole_record(tmp_path: Path, monkey
     assert main(["fit", "--config", "lr0.1", "--config", "own.yaml", "--run_dir", "run", *options]) == 0
     import wandb
 
-    wandb.finish()
+    wandb.teardown()  # waits until the file is whole
     history, config = [], set()
     for data in records(next(Path().rglob("*.wandb")).read_bytes()):
         record = Record.FromString(data)

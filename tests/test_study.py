@@ -250,7 +250,13 @@ def test_a_run_of_a_study_has_the_bits_of_the_same_fit(
 def test_a_study_ends_with_the_failed_runs_a_table_and_a_report(undisturbed: tuple[str, dict[str, Any]]) -> None:
     lines = undisturbed[0].splitlines()
     assert [line.partition(". ")[0] for line in lines[:2]] == ["lr1e30 seed 1: diverged", "lr1e30 seed 2: diverged"]
-    assert lines[2].split("|")[1:-1] == [" configuration ", " final loss ", " train accuracy ", " test accuracy ", " failed "]
+    assert lines[2].split("|")[1:-1] == [
+        " configuration ",
+        " final training loss ",
+        " train accuracy ",
+        " test accuracy ",
+        " failed ",
+    ]
     assert "0 of 2" in lines[4]
     assert lines[-1] == "logs/study/report.html"
 

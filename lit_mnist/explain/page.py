@@ -11,12 +11,13 @@ from lit_mnist.explain.recorded import Recorded
 from lit_mnist.insight.branches import BRANCHES, BranchTest
 from lit_mnist.insight.failure import Failure, Rerun
 from lit_mnist.insight.replay import Step
-from lit_mnist.plots import LARGEST, plain
+from lit_mnist.plots import plain
 from lit_mnist.record.printable import one_line
 from lit_mnist.report.drawing import INK, SCALE, Drawing, canvas, to_svg
 from lit_mnist.report.render import Block, Bullets, Figures, Lines, Page, Section, Table
 
 PANEL = (4.6, 2.7)  # inches
+LARGEST = 1e30  # drawn: beyond it, matplotlib's arithmetic overflows
 IMAGES, COLUMNS = 8, 4  # drawn, and in a row
 COLOURS = (SCALE[3], SCALE[9], SCALE[14], SCALE[0], SCALE[6], SCALE[12])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -20,13 +20,14 @@ from lit_mnist.insight.replay import Selection
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.mlp import MLP
 from lit_mnist.record.checkpoint import load_network, mapping_in, read_checkpoint
-from lit_mnist.record.experiment import LIMITS
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.result import RISEN, Result, calm_until, guessing, read_result
+from lit_mnist.training.collapse import StopCollapsed
+from lit_mnist.training.experiment import LIMITS
 
 MOST_WEIGHTS = 2**26  # of a network made again from its seed; the default one has 2**19
-PLAIN = {"precision": "32-true", "devices_with_own_batches": 1, "callbacks": []}  # what a replay repeats
+PLAIN: dict[str, Any] = {"precision": "32-true", "devices_with_own_batches": 1, "callbacks": set()}  # what a replay repeats
 Size = Annotated[int, msgspec.Meta(ge=1, le=MOST_WEIGHTS)]
 
 
@@ -40,7 +41,7 @@ class Settings(msgspec.Struct):
     image_shape: list[Size]
     precision: str
     devices_with_own_batches: int
-    callbacks: list[str]
+    callbacks: set[str]
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,11 @@ def _read_settings(result: Result, name: str) -> Settings:
         raise ValueError(f"{name}: result.json is not that of a run ({error}); train the run again.") from None
     if settings.dataset not in REGISTRY:
         raise ValueError(f"{name} was trained on a folder of your own; explain replays runs of {', '.join(REGISTRY)} only.")
+    settings.callbacks -= {f"{StopCollapsed.__module__}.{StopCollapsed.__qualname__}"}  # which changes no step
     for key, value in PLAIN.items():
         if (other := getattr(settings, key)) != value:
-            raise ValueError(f"{name} was trained with {key} {one_line(str(other))}, which explain cannot replay.")
+            shown = one_line(", ".join(sorted(other)) if isinstance(other, set) else str(other))
+            raise ValueError(f"{name} was trained with {key} {shown}, which explain cannot replay.")
     return settings
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from lit_mnist.plots import LARGEST
+from lit_mnist.plots import DRAWABLE
 from lit_mnist.record.result import guessing
 from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, level_text
@@ -42,7 +42,7 @@ def draw_curves(groups: Sequence[Group], palette: Palette) -> Drawing:
             marker = "o" if len(middle) == 1 else None
             axes.plot(*_columns(middle), color=color, linewidth=1.9, linestyle=palette.dash(each), marker=marker)
             ends.append(middle[-1] if middle else None)
-        _logarithmic(axes)
+        logarithmic(axes)
         axes.set_ylim(top=top * 1.12)
         _label_ends(axes, groups, ends, palette)
         return Drawing("training_loss", "Training loss against epoch, every run on one logarithmic axis", to_svg(figure))
@@ -96,7 +96,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
             if quantity is None:
                 axes.set_ylim(-4, 104)
             elif quantity.is_loss:
-                _logarithmic(axes)
+                logarithmic(axes)
             else:
                 axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
             if 1 < len(sweeps) <= 8:
@@ -115,7 +115,7 @@ def _draw_line(axes: Axes, sweep: Sweep, quantity: Quantity | None, shift: float
             n, failed = len(each.runs), len(each.failed)
             axes.plot([x, x], [100 * end for end in share_interval(failed, n)], color=color, linewidth=1.2, alpha=0.6)
             middle.append((x, 100 * failed / n))
-        elif values := [min(value, LARGEST) * (1 if quantity.is_loss else 100) for value in quantity.values(each)]:
+        elif values := [min(value, DRAWABLE) * (1 if quantity.is_loss else 100) for value in quantity.values(each)]:
             axes.plot([x] * len(values), values, "o", color=color, alpha=0.45, markeredgewidth=0)
             middle.append((x, median(values)))
     axes.plot(*_columns(middle), color=color, marker="_", markersize=11, label=sweep.fixed)
@@ -148,7 +148,7 @@ def _columns(points: Points) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
-def _logarithmic(axes: Axes) -> None:
+def logarithmic(axes: Axes) -> None:
     """Makes the y axis logarithmic, with labels such as 0.01; to be called when everything is drawn."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()

@@ -72,10 +72,10 @@ def failure_trend(sweep: Sweep) -> str:
     direction, p = trend(failed, n)
     if p < SIGNIFICANCE and direction:
         more = "More" if direction > 0 else "Fewer"
-        return f"{more} runs fail as the {sweep.label} increases: {_list(counts)}; trend p = {p:.2g}."
+        return f"{more} runs fail as the {sweep.label} increases: {listed(counts)}; trend p = {p:.2g}."
     if min(n) < FEW_RUNS:
-        return f"Some runs failed: {_list(counts)}; too few runs to tell whether the {sweep.label} matters."
-    return f"Failures show no steady trend with the {sweep.label}: {_list(counts)}; trend p = {p:.2g}."
+        return f"Some runs failed: {listed(counts)}; too few runs to tell whether the {sweep.label} matters."
+    return f"Failures show no steady trend with the {sweep.label}: {listed(counts)}; trend p = {p:.2g}."
 
 
 def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], str]) -> str:
@@ -101,10 +101,10 @@ def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], s
     value = f"{quantity.median_text(first)}{_counted(first, quantity)}"
     if close and not apart:
         start = f"{name} is not clearly {word} anywhere: it is {value} {label(first)}"
-        return f"{start}, with no clear difference {_list(close)}."
-    told = apart + ([f"{_list(unknown)} (too few runs for an interval)"] if unknown else [])
-    tie = f", with no clear difference {_list(close)}" if close else ""
-    return f"{name} is {word} {label(first)}: {value}. It is {_list(told)}{tie}."
+        return f"{start}, with no clear difference {listed(close)}."
+    told = apart + ([f"{listed(unknown)} (too few runs for an interval)"] if unknown else [])
+    tie = f", with no clear difference {listed(close)}" if close else ""
+    return f"{name} is {word} {label(first)}: {value}. It is {listed(told)}{tie}."
 
 
 def changes(sweep: Sweep, quantity: Quantity) -> str:
@@ -124,8 +124,8 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
         else:
             clauses.append(f"does not change beyond its uncertainty {where} ({_range(change, quantity)})")
     counts = [f"{text[2:]} at {sweep.level(each)}" for each in measured if (text := _counted(each, quantity))]
-    counting = f" (counting {_list(counts)})" if counts else ""
-    return f"{quantity.name.capitalize()}{counting} {_list(clauses)}." if clauses else ""
+    counting = f" (counting {listed(counts)})" if counts else ""
+    return f"{quantity.name.capitalize()}{counting} {listed(clauses)}." if clauses else ""
 
 
 def per_image_and_step(sweep: Sweep) -> str:
@@ -179,5 +179,6 @@ def _digits(value: float) -> str:
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}"
 
 
-def _list(parts: Sequence[str]) -> str:
+def listed(parts: Sequence[str]) -> str:
+    """Joins parts by commas, and the last one by "and"."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

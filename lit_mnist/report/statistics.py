@@ -42,6 +42,19 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     return Difference(value, value - margin, value + margin)
 
 
+def equivalent(first: Sequence[float], second: Sequence[float], margin: float) -> bool:
+    """Tells if two means differ by less than `margin` either way: two one-sided t tests of unequal variances, each at 5 %."""
+    if min(len(first), len(second)) < 2:
+        return False
+    if np.ptp(first) == np.ptp(second) == 0:  # scipy's test is not defined for samples without any scatter
+        return bool(abs(first[0] - second[0]) < margin)
+    tests = [
+        stats.ttest_ind(np.add(first, shift), second, equal_var=False, alternative=side).pvalue
+        for shift, side in ((margin, "greater"), (-margin, "less"))
+    ]
+    return bool(max(tests) < 1 - CONFIDENCE)
+
+
 def share_interval(count: int, n: int) -> tuple[float, float]:
     """Computes Wilson's interval of a share, count of n."""
     interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
@@ -92,3 +105,29 @@ def survival(lengths: Sequence[float], failed: Sequence[bool]) -> tuple[list[flo
     """
     curve = stats.ecdf(stats.CensoredData.right_censored(lengths, [not each for each in failed])).sf
     return [0.0, *map(float, curve.quantiles)], [1.0, *map(float, curve.probabilities)]
+
+
+def rate_interval(count: int, exposure: float) -> tuple[float, float]:
+    """Computes Garwood's exact interval of a Poisson rate: `count` events, at least one, in `exposure` units of time."""
+    tail = (1 - CONFIDENCE) / 2
+    return float(stats.gamma.ppf(tail, count)) / exposure, float(stats.gamma.isf(tail, count + 1)) / exposure
+
+
+def fails_evenly(lengths: Sequence[float], failed: Sequence[bool]) -> bool:
+    """Tells if failures come no faster in the first half of all the time trained than in the second, as far as can be told.
+
+    Under a constant risk each failure falls into either half with the same probability: a binomial test at 5 %.
+
+    Args:
+        lengths: Epochs that each run trained.
+        failed: True where a run failed then; at least one did.
+    """
+    low, high = 0.0, max(lengths)
+    for _ in range(50):  # the moment up to which half of the time was trained, by bisection
+        middle = (low + high) / 2
+        if sum(min(length, middle) for length in lengths) < sum(lengths) / 2:
+            low = middle
+        else:
+            high = middle
+    early = sum(fails and length <= high for length, fails in zip(lengths, failed, strict=True))
+    return bool(stats.binomtest(early, sum(failed), 0.5).pvalue >= 1 - CONFIDENCE)
