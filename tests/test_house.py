@@ -20,6 +20,7 @@ BESIDE = {  # these stand beside the floors
     "predict": "mlp record plots datasets lit_mlp cli",
     "study": "record plots cli training report",
     "report": "record plots cli",
+    "explain": "mlp record plots datasets lit_mlp data insight training report cli",
 }
 NO_TORCH = ("study", "report", "record")
 

@@ -11,7 +11,7 @@ from scipy.stats import t
 from torch import Tensor, nn
 
 from lit_mnist.insight.curvature import Loss
-from lit_mnist.insight.replay import sgd
+from lit_mnist.insight.replay import Selection, sgd
 
 Verdict = Literal["noise-limited", "step-limited", "undecided"]
 BRANCHES = {"unchanged": (1.0, 1), "lr / 8": (1 / 8, 1), "lr x 2": (2.0, 1), "batch x 8": (1.0, 8)}  # factors of lr, batch size
@@ -97,24 +97,10 @@ def branch_test(
         for name, (rate, size) in BRANCHES.items():
             network = copy.deepcopy(module)
             chosen = drawn[: steps * batch_size * size].split(batch_size * size)
-            sgd(network, loss, _Selection(images, labels, chosen), lr * rate)
+            sgd(network, loss, Selection(images, labels, chosen), lr * rate)
             losses[name].append(_mean_loss(network, loss, images, labels))
     effects = {name: _effect(losses[name], losses["unchanged"]) for name in BRANCHES if name != "unchanged"}
     return BranchTest(steps, {name: tuple(values) for name, values in losses.items()}, effects)
-
-
-class _Selection(Sequence[tuple[Tensor, Tensor]]):
-    """Mini-batches that are gathered when they are asked for."""
-
-    def __init__(self, images: Tensor, labels: Tensor, chosen: Sequence[Tensor]) -> None:
-        self.images, self.labels, self.chosen = images, labels, chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override] # no slices
-        indices = self.chosen[index].to(self.labels.device)
-        return self.images[indices], self.labels[indices]
 
 
 def _indices(images: int, count: int, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,31 @@ from lit_mnist.insight.curvature import Hessian, Loss
 from lit_mnist.insight.noise import squared_gradient_norms
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+class Selection(Sequence[Batch]):
+    """Mini-batches that are gathered when they are asked for.
+
+    Args:
+        images, labels: What they are chosen from, (N, ...) each.
+        chosen: Indices (B,) of each mini-batch.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, chosen: Sequence[Tensor]) -> None:
+        self.images, self.labels, self.chosen = images, labels, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Selection": ...
+    def __getitem__(self, index: int | slice) -> "Batch | Selection":
+        if isinstance(index, slice):
+            return Selection(self.images, self.labels, self.chosen[index])
+        indices = self.chosen[index].to(self.labels.device)
+        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
 
 @dataclass(frozen=True)
@@ -30,6 +55,7 @@ class Step:
         units: Activity of each ReLU layer on the fixed images.
         weight_norms: Frobenius norm of each weight matrix, by name.
         image_shares: (B,) norm of each image's gradient as a share of their sum, in the order of the mini-batch.
+        labels, predictions: (B,) class of each image, and the one that the network gives it before the step.
     """
 
     index: int
@@ -40,6 +66,8 @@ class Step:
     units: list[Units]
     weight_norms: dict[str, float]
     image_shares: Tensor
+    labels: Tensor
+    predictions: Tensor
 
     @property
     def largest_image(self) -> int:
@@ -99,29 +127,31 @@ def measure_steps(
         curvature = hessian.curvature_along(hessian.gradient) if norm else 0.0
         norms = squared_gradient_norms(module, loss, images, labels).sqrt()
         units, weights = relu_units(module, loss, *fixed), weight_norms(module)
+        with torch.no_grad():
+            predictions = module(images).argmax(1)
         sgd(module, loss, [(images, labels)], lr)
         with torch.no_grad():
             change = loss(module, images, labels).item() - hessian.loss
         shares = norms / norms.sum().clamp_min(torch.finfo(norms.dtype).tiny)
-        steps.append(Step(index, hessian.loss, change, norm, curvature, units, weights, shares))
+        steps.append(Step(index, hessian.loss, change, norm, curvature, units, weights, shares, labels, predictions))
     return steps
 
 
-def failure_index(losses: Sequence[float], chance: float, confirmed_by: int = 100) -> int | None:
-    """Finds the first step from which on many losses in a row are near that of guessing, above it, or not finite.
+def failure_index(losses: Sequence[float], high: float, confirmed_by: int = 100) -> int | None:
+    """Finds the first step from which on many losses in a row are high or not finite.
 
     Args:
         losses: Of the mini-batches of consecutive steps.
-        chance: Loss of guessing, the logarithm of the number of classes.
+        high: Loss in nats.
         confirmed_by: Number of losses in a row; after fewer, training may recover as from any spike.
 
     Returns:
         Index of that step, 0-based; None if there is none.
     """
-    high = 0
+    count = 0
     for index, loss in enumerate(losses):
-        high = 0 if loss < 0.8 * chance else high + 1
-        if high == confirmed_by:
+        count = 0 if loss < high else count + 1
+        if count == confirmed_by:
             return index + 1 - confirmed_by
     return None
 

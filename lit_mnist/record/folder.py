@@ -67,6 +67,10 @@ class RunFolder:
         )
         return [path for _, path in sorted(((int(name[1]), path) for name, path in names if name), reverse=True)]
 
+    def checkpoint_before(self, step: int) -> Path | None:
+        """Returns the newest checkpoint after at most `step` SGD steps."""
+        return next((path for path in self.checkpoints if int(path.stem.removeprefix("step=")) <= step), None)
+
     def checkpoint_path(self, step: int) -> Path:
         """Returns the place of the checkpoint after `step` SGD steps."""
         return self.path / "checkpoints" / f"step={step:08d}.ckpt"

@@ -23,6 +23,7 @@ FAILED_OUTCOMES: tuple[Outcome, ...] = ("collapsed", "diverged")  # two endings 
 
 # Parts of `guessing`, the cross-entropy of equal probabilities. In logs/reference, trained runs end at most 0.03 of it above
 # their best epoch, the rough ones at learning rate 1 included, and their last epoch is at most 0.014 of it below all others.
+RISEN = 0.8  # a mini-batch loss at or above this part of guessing, and there to stay, is that of a run that has failed
 NEAR_GUESSING = 0.9  # at or above this part of guessing, nothing usable has been learned
 ROSE = 0.25  # given back since the best epoch
 FELL = 0.02  # the last epoch's fall below all epochs before it: training was still under way
@@ -185,6 +186,19 @@ def judge(train_loss_by_epoch: Sequence[float], classes: int = 10) -> tuple[Outc
     if fall > FELL * start:
         return "learning", f"the training loss was still falling, by {fall:.3f} in the last epoch"
     return "trained", ""
+
+
+def calm_until(train_loss_by_block: Sequence[tuple[int, float]], classes: int = 10) -> int:
+    """Finds the last SGD step before the loss rose for good, with a block to spare; near the end if it did not rise.
+
+    Args:
+        train_loss_by_block: Pairs of a block's last SGD step and the mean loss of its steps, in nats.
+        classes: Number of classes, which sets the loss of guessing.
+    """
+    calm = len(train_loss_by_block)
+    while calm and train_loss_by_block[calm - 1][1] >= RISEN * guessing(classes):
+        calm -= 1
+    return train_loss_by_block[calm - 2][0] if calm > 1 else 0  # the block before may end in the first high losses
 
 
 def read_result(folder: Path) -> Result | None:

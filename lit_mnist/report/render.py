@@ -119,9 +119,9 @@ def is_command(line: str) -> bool:
     return words[:4] == COMMAND and all(PLAIN_WORD.fullmatch(word) for word in words)
 
 
-def render_html(page: Page) -> str:
-    """Writes the page as one HTML file: no script, no request, no text that could become markup."""
-    return _templates().get_template("page.html.j2").render(page=page, colours=colours(), mark=MARK)
+def render_html(page: Page, mark: str = MARK) -> str:
+    """Writes the page as one HTML file: no script, no request, no text that could become markup; `mark` says what made it."""
+    return _templates().get_template("page.html.j2").render(page=page, colours=colours(), mark=mark)
 
 
 def render_markdown(page: Page) -> str:

@@ -17,6 +17,7 @@ from lit_mnist.record.checkpoint import read_checkpoint
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.provenance import versions
+from lit_mnist.record.result import calm_until
 from lit_mnist.training.experiment import environment_changes, refuse_other_experiment
 from lit_mnist.training.history import CHECKPOINT_FORMAT, History, SavedRun
 from lit_mnist.training.processes import is_first
@@ -120,7 +121,7 @@ def _set_position(trainer: pl.Trainer, epochs: int, steps: int) -> None:
 
 
 class RunCheckpointIO(CheckpointIO):
-    """The Trainer's way to the disk: whole files, the one before kept, and nothing loaded but what `read_start` checked.
+    """The Trainer's way to the disk: whole files, few of them kept, and nothing loaded but what `read_start` checked.
 
     Args:
         folder: The run folder; older checkpoints in it are removed.
@@ -137,7 +138,16 @@ class RunCheckpointIO(CheckpointIO):
         torch.save(checkpoint, buffer)
         write_atomically(Path(path), buffer.getvalue())
         self._saved.add(Path(path).resolve())
-        for old in self.folder.checkpoints[KEPT:]:
+        self._remove_old(checkpoint)
+
+    def _remove_old(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the newest checkpoints, and where the loss has risen for good the last from before, which explains it."""
+        saved = checkpoint.get("callbacks", {}).get(Recorder.__name__)
+        if saved is None:  # by a callback that saves weights alone
+            return
+        calm = calm_until(saved["history"]["train_loss_by_block"], saved["experiment"]["classes"])
+        kept = {*self.folder.checkpoints[:KEPT], self.folder.checkpoint_before(calm)}
+        for old in set(self.folder.checkpoints) - kept:
             old.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
