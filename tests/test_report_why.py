@@ -63,10 +63,10 @@ def test_the_place_relative_to_the_edge_is_the_median_of_three_runs_from_epoch_2
     )
     text = why(tmp_path)
     assert (
-        "the median of learning rate × batch sharpness / 2 is 0.50 with low (3 runs) and 1.30 with high (5 runs; 1 failed)."
-        in text
+        "the median of learning rate × batch sharpness / 2 is below 1 with low (0.50; 0.40 to 0.90 in 3 runs), and on both "
+        "sides of 1 with high (1.30; 0.80 to 50.00 in 5 runs, 1 failed)." in text
     )
-    assert "By the sharpness of the loss of all images it is 0.12 with low and 0.33 with high." in text
+    assert "With the sharpness of the whole training loss, it is 0.12 with low and 0.33 with high." in text
     assert "few" not in text.partition("From epoch")[2].partition("\n")[0]
     assert "with batch" not in text
     assert "mean over mini-batches of g'Hg / g'g" in prose((tmp_path / "report.html").read_text())
@@ -83,10 +83,8 @@ def test_the_fewest_and_most_active_and_dead_units_are_named_where_ranges_are_di
     write_measured(tmp_path, "low", [0.4, 0.5, 0.9], lr=0.01, active=60)
     write_measured(tmp_path, "high", [0.4, 0.5, 0.9], lr=0.1, active=20, dead=1.15)
     text = why(tmp_path)
-    expected = (
-        "the fewest hidden units are active with high, 21.0 to 23.0 % (3 runs), and the most with low, 61.0 to 63.0 % (3 runs)."
-    )
-    assert expected in text
+    expected = "21.0 to 23.0 % of the hidden units are active on an average image at learning rate 0.1 (3 runs), but 61.0 to"
+    assert f"When last measured, {expected} 63.0 % at 0.01 (3 runs)." in text
     assert "are dead" not in text  # 1.1 to 1.3 % and 1.25 to 1.45 %
 
 
@@ -105,8 +103,8 @@ def test_a_constant_risk_has_the_exact_interval_of_a_poisson_rate(tmp_path: Path
     assert f"With lr1, 6 of 20 runs failed in {epochs:.0f} epochs of training: {risk}." in why(tmp_path)
 
 
-@pytest.mark.parametrize("epochs", [[1, 1, 1, 1, 2, 2, 1, 1], [18, 19, 19, 19, 18, 19, 19, 19], [2, 8, 14, 18]],
-                         ids=["early", "late", "four"])  # fmt: skip
+@pytest.mark.parametrize("epochs", [[1, 1, 1, 1, 2, 2, 1, 1], [18, 19, 19, 19, 18, 19, 19, 19], [9, 10, 9, 10, 9, 10, 9, 10], [2, 8, 14, 18]],
+                         ids=["early", "late", "at once", "four"])  # fmt: skip
 def test_a_risk_that_changes_or_rests_on_four_failures_is_not_stated(epochs: list[int], tmp_path: Path) -> None:
     write_failures(tmp_path, epochs, alive=12)
     assert "per epoch" not in why(tmp_path)
