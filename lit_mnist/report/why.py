@@ -11,6 +11,7 @@ from lit_mnist.report.experiments import Group, Sweep
 from lit_mnist.report.figures import LABELS, PANEL, Points, logarithmic, panel
 from lit_mnist.report.findings import listed
 from lit_mnist.report.load import RecordedRun
+from lit_mnist.report.quantities import three_digits
 from lit_mnist.report.render import Block, Bullets, Figures, Section
 from lit_mnist.report.statistics import difference, fails_evenly, rate_interval
 
@@ -41,10 +42,9 @@ def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palet
         sweeps: The main sweep of each hyperparameter.
         palette: Colours of the groups.
     """
-    risky = sorted((each for each in groups if each.failed), key=lambda each: -len(each.failed))[:NAMED]
     sentences = [edge_of_stability(groups)]
     sentences += [units(sweep, kind) for sweep in sweeps for kind in ("active", "dead")]
-    sentences += [*map(risk, risky), *map(equal_accuracy, sweeps)]
+    sentences += [risk(groups), *map(equal_accuracy, sweeps)]
     drawings = []
     for name, label in ((BATCH_EDGE, "learning rate × batch sharpness / 2"), ("active", "active hidden units (%)")):
         curves = {each: [readings(run, name) for run in each.runs] for each in groups}
@@ -86,14 +86,15 @@ def edge_of_stability(groups: Sequence[Group]) -> str:
     shown = _outermost([each for each in groups if places[each]], lambda each: places[each])
     sides: dict[str, list[str]] = {}
     for each in shown:
-        low, middle, high = min(places[each]), median(places[each]), max(places[each])
+        low, high = min(places[each]), max(places[each])
         side = "below 1" if high < 1 else "above 1" if low > 1 else "on both sides of 1"
-        place = f"{middle:.2f}; {low:.2f} to {high:.2f} in {_counted(each, len(places[each]))}"
+        ends = f"{three_digits(low)} to {three_digits(high)}"
+        place = f"{three_digits(median(places[each]))}; {ends} in {_counted(each, len(places[each]))}"
         sides.setdefault(side, []).append(f"{each.name} ({place})")
     if not sides:
         return ""
     told = ", and ".join(f"{side} with {listed(names)}" for side, names in sides.items())
-    whole = [f"{median(values):.2f} with {each.name}" for each in shown if (values := _settled(each, EDGE))]
+    whole = [f"{three_digits(median(values))} with {each.name}" for each in shown if (values := _settled(each, EDGE))]
     return (
         f"From epoch {SETTLED:g} on, the median of learning rate × batch sharpness / 2 is {told}. At 1, the edge of stability, a "
         "step no longer lowers the loss of its own mini-batch."
@@ -125,17 +126,21 @@ def units(sweep: Sweep, kind: str) -> str:
     return f"When last measured, {few[0]} {what} at {sweep.label} {few[1]}, but {most[0]} at {most[1]}."
 
 
-def risk(group: Group) -> str:
-    """States the risk of failure per epoch; "" with fewer than five failures, or if the risk is not constant."""
-    lengths, failed = [run.length for run in group.runs], [run.result.failed for run in group.runs]
-    count, epochs = sum(failed), sum(lengths)
-    if count < FEWEST_FAILURES or not fails_evenly(lengths, failed):
+def risk(groups: Sequence[Group]) -> str:
+    """States the risk of failure per epoch where at least five runs of a group failed, and at a constant risk; else ""."""
+    told = []
+    for each in sorted(groups, key=lambda each: -len(each.failed)):
+        lengths, failed = [run.length for run in each.runs], [run.result.failed for run in each.runs]
+        count, epochs = sum(failed), sum(lengths)
+        if count >= FEWEST_FAILURES and fails_evenly(lengths, failed):
+            low, high = (100 * end for end in rate_interval(count, epochs))
+            counted = f"{count} of {len(lengths)} runs failed in {epochs:.0f} epochs"
+            told.append(f"{100 * count / epochs:.1f} % with {each.name} ({low:.1f} to {high:.1f} %; {counted})")
+    if not told:
         return ""
-    low, high = (100 * end for end in rate_interval(count, epochs))
     return (
-        f"With {group.name}, {count} of {len(lengths)} runs failed in {epochs:.0f} epochs of training: a risk of "
-        f"{100 * count / epochs:.1f} % per epoch ({low:.1f} to {high:.1f} %). Nothing suggests that the risk changes as "
-        "training goes on, so a longer run is more likely to fail."
+        f"The risk of failure per epoch is {listed(told[:NAMED])}. Nothing suggests that it changes as training goes on, so a "
+        "longer run is more likely to fail."
     )
 
 
