@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from invented_runs import write_run, write_runs
 from report_text import prose, section
 from scipy import stats
 
 from lit_mnist.report import write_report
+from lit_mnist.report.load import read_folders
+from lit_mnist.report.why import readings
 
 EPOCHS = [0.5, 1.0, 2.0, 4.0]
 
@@ -103,7 +106,8 @@ def test_a_constant_risk_has_the_exact_interval_of_a_poisson_rate(tmp_path: Path
     assert f"The risk of failure per epoch is {600 / epochs:.1f} % with lr1 {counted}." in why(tmp_path)
 
 
-@pytest.mark.parametrize("epochs", [[1, 1, 1, 1, 2, 2, 1, 1], [18, 19, 19, 19, 18, 19, 19, 19], [9, 10, 9, 10, 9, 10, 9, 10], [2, 8, 14, 18]],
+@pytest.mark.parametrize("epochs",
+                         [[1, 1, 1, 1, 2, 2, 1, 1], [18, 19, 19, 19, 18, 19, 19, 19], [9, 10, 9, 10, 9, 10, 9, 10], [2, 8, 14, 18]],
                          ids=["early", "late", "at once", "four"])  # fmt: skip
 def test_a_risk_that_changes_or_rests_on_four_failures_is_not_stated(epochs: list[int], tmp_path: Path) -> None:
     write_failures(tmp_path, epochs, alive=12)
@@ -123,6 +127,43 @@ def test_equal_accuracy_at_equal_training_loss_is_an_equivalence(apart: float, s
     assert ("at equal training loss" in text.lower()) == said
 
 
+def test_equal_accuracy_at_one_loss_is_not_enough(tmp_path: Path) -> None:
+    for name, lr, last in (("low", 0.01, 0.98), ("high", 0.1, 0.95)):
+        for seed in (1, 2, 3):
+            result = write_run(tmp_path / name / str(seed), name, seed, [0.6, 0.3, 0.15, 0.07, 0.03], lr=lr)
+            accuracies = [0.90, 0.93, 0.95, 0.96, last + seed * 1e-5]
+            path = tmp_path / name / str(seed) / "result.json"
+            path.write_bytes(msgspec.json.encode(msgspec.structs.replace(result, test_accuracy_by_epoch=accuracies)))
+    assert "equal training loss" not in why(tmp_path)  # the same at 0.5, 0.2 and 0.1 nats, and 1.5 points apart at 0.05
+
+
+def test_batch_sizes_are_drawn_by_images_and_by_sgd_steps(tmp_path: Path) -> None:
+    write_runs(tmp_path, "small", [0.1, 0.11, 0.09], batch_size=8)
+    write_runs(tmp_path, "large", [0.2, 0.21, 0.19], 1, batch_size=128)
+    assert "figures/loss_by_images-light.svg" in why(tmp_path)
+    for amount, most in (("images", "100,000"), ("steps", "10,000")):
+        svg = (tmp_path / "figures" / f"loss_by_{amount}-light.svg").read_text()
+        assert f">{most}</text>" in svg
+        assert (">1,000</text>" in svg) == (amount == "steps")
+    assert "figures/active" not in why(tmp_path)  # nothing was measured
+
+
+def test_what_no_training_can_give_is_left_out(tmp_path: Path) -> None:
+    impossible = [
+        {"epoch": 2.0, "lr_batch_sharpness_half": -1.0, "active_units_1": 1e39},
+        {"epoch": 1e30, "lr_batch_sharpness_half": 1.0, "active_units_1": 0.5},
+        {"epoch": -1.0, "lr_batch_sharpness_half": 1.0},
+        {"lr_batch_sharpness_half": 1.0},
+        {},
+    ]
+    possible = {"epoch": 4.0, "lr_batch_sharpness_half": 1e39, "active_units_1": 0.0}
+    write_run(tmp_path / "odd", measurements=[*impossible, possible])
+    (run,), _ = read_folders([tmp_path])
+    assert readings(run, "lr_batch_sharpness_half") == [(4.0, 1e39)]
+    assert readings(run, "active") == [(4.0, 0.0)]
+    write_report([tmp_path])
+
+
 def test_forged_measurements_are_a_named_problem_and_the_others_are_reported(tmp_path: Path) -> None:
     write_measured(tmp_path, "low", [0.4, 0.5, 0.9], lr=0.01)
     forgeries = [{"measurements": [{"epoch": "2"}]}, {"measurements": {"epoch": 2}}, {"measurements": [{"epoch": 1e300}]}, [1]]
@@ -130,7 +171,6 @@ def test_forged_measurements_are_a_named_problem_and_the_others_are_reported(tmp
         write_run(tmp_path / "forged" / f"{seed}", "forged", seed)
         path = tmp_path / "forged" / f"{seed}" / "result.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"instruments": forged}))
-    write_run(tmp_path / "odd", "odd", 1, measurements=[{}, {"epoch": -1.0, "lr_batch_sharpness_half": 1.0}, {"epoch": 2.0}])
     _, problems = write_report([tmp_path])
     assert len(problems) == 4
     assert all("result.json: instruments" in each for each in problems)

@@ -96,8 +96,8 @@ def edge_of_stability(groups: Sequence[Group]) -> str:
     told = ", and ".join(f"{side} with {listed(names)}" for side, names in sides.items())
     whole = [f"{three_digits(median(values))} with {each.name}" for each in shown if (values := _settled(each, EDGE))]
     return (
-        f"From epoch {SETTLED:g} on, the median of learning rate × batch sharpness / 2 is {told}. At 1, the edge of stability, a "
-        "step no longer lowers the loss of its own mini-batch."
+        f"From epoch {SETTLED:g} on, the median of learning rate × batch sharpness / 2 is {told}. At 1, the edge of stability, "
+        "a step no longer lowers the loss of its own mini-batch."
         + (f" With the sharpness of the whole training loss, it is {listed(whole)}." if whole else "")
     )
 
@@ -145,7 +145,10 @@ def risk(groups: Sequence[Group]) -> str:
 
 
 def equal_accuracy(sweep: Sweep) -> str:
-    """States the widest pair of levels whose test accuracies are the same, within 0.3 points, wherever their losses are equal."""
+    """States the widest pair of levels whose test accuracies are the same, within 0.3 points, at two equal losses at least.
+
+    "" where there is none, or where accuracies at another equal loss are further apart than that beyond doubt.
+    """
     samples = {
         each: {loss: [found for run in each.runs if (found := accuracy_at(run, loss)) is not None] for loss in EQUAL_LOSSES}
         for each in sweep.groups
@@ -157,15 +160,16 @@ def equal_accuracy(sweep: Sweep) -> str:
             for loss in EQUAL_LOSSES
             if min(len(samples[first][loss]), len(samples[second][loss])) >= FEWEST_MEASURED
         }
-        if len(changes) > 1 and all(max(-each.low, each.high) <= SAME_ACCURACY for each in changes.values()):
-            told = [
-                f"{100 * change.low:+.2f} to {100 * change.high:+.2f} points at {loss:g} nats in {len(samples[first][loss])} and "
-                f"{len(samples[second][loss])} runs".replace("-", "−")
-                for loss, change in changes.items()
-            ]
+        same = [
+            f"{100 * change.low:+.2f} to {100 * change.high:+.2f} points at {loss:g} nats in {len(samples[first][loss])} and "
+            f"{len(samples[second][loss])} runs".replace("-", "−")
+            for loss, change in changes.items()
+            if max(-change.low, change.high) <= SAME_ACCURACY
+        ]
+        if len(same) > 1 and all(change.low <= SAME_ACCURACY and change.high >= -SAME_ACCURACY for change in changes.values()):
             return (
                 f"At equal training loss, test accuracy at {sweep.label} {sweep.level(first)} and {sweep.level(second)} is the "
-                f"same to within {100 * SAME_ACCURACY:g} points ({told[0]}, {told[-1]})."
+                f"same to within {100 * SAME_ACCURACY:g} points ({same[0]}, {same[-1]})."
             )
     return ""
 
