@@ -201,7 +201,7 @@ def _counted(group: Group, measured: int) -> str:
 def _draw_losses(sweep: Sweep, amount: str) -> Drawing | None:
     """Draws the training loss of blocks of mini-batches against "images" or "SGD steps", a colour for each batch size."""
     top = 1.3 * guessing(sweep.groups[0].result.classes)
-    curves = {}
+    curves: dict[Group, list[Points]] = {}
     for each in sweep.groups:
         scale = each.result.batch_size if amount == "images" else 1
         curves[each] = [
