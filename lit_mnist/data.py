@@ -25,7 +25,7 @@ class MNISTDataModule(pl.LightningDataModule):
         dataset: MNIST (part of the package), FashionMNIST, KMNIST, QMNIST, or a folder of IDX files or of class folders.
         root: Folder of the data sets in torchvision's layout. It is only read, unless `download` is true.
         download: Download a data set that is not MNIST into `root`, where its files are missing.
-        train_size: Train on the first so many images of the training split only; 0: on all.
+        train_size: Train on this many images only, the first of the training split; 0: on all.
         val_size: Images held out of the training split for validation, chosen by the seed; 0: none, as in the published runs.
         seed: Decides the order of the training images and the validation split; None: torch's initial seed, which
             `seed_everything` sets.
@@ -51,11 +51,7 @@ class MNISTDataModule(pl.LightningDataModule):
         # plain values: NumPy's could not be loaded again from a checkpoint that holds only plain ones
         batch_size, train_size, val_size = index(batch_size), index(train_size), index(val_size)
         self.batch_size, self.train_size, self.val_size = batch_size, train_size, val_size
-        for name, value, least in (
-            ("batch_size", self.batch_size, 1),
-            ("train_size", self.train_size, 0),
-            ("val_size", self.val_size, 0),
-        ):
+        for name, value, least in (("batch_size", batch_size, 1), ("train_size", train_size, 0), ("val_size", val_size, 0)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}.")
         self.dataset, self.root, self.download = dataset, root, download

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -52,23 +53,23 @@ class Run:
         None stands for what was not measured. `pd.DataFrame(run.history)` works.
         """
         result = self.result
+        epochs = len(result.train_loss_by_epoch)
         columns: dict[str, Sequence[Any]] = {
+            "epoch": range(1, epochs + 1),
             "train_loss": result.train_loss_by_epoch,
             "val_loss": result.val_loss_by_epoch,
             "val_accuracy": result.val_accuracy_by_epoch,
             "test_accuracy": result.test_accuracy_by_epoch,
             "seconds": result.times.train_seconds_by_epoch,
         }
-        epochs = range(len(result.train_loss_by_epoch))
-        return [{"epoch": epoch + 1} | {name: _at(values, epoch) for name, values in columns.items()} for epoch in epochs]
+        rows = islice(zip_longest(*columns.values()), epochs)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def plot_loss(self) -> "Figure":
         """Draws the training loss against the epoch."""
         from lit_mnist.plots import draw_loss_curve
 
-        result = self.result
-        title = f"{result.name}: batch size {result.batch_size}, learning rate {result.lr:g}, seed {result.seed}"
-        return draw_loss_curve(result.train_loss_by_epoch, title)
+        return draw_loss_curve(self.result.train_loss_by_epoch, self.result.title)
 
     def predict(self, images: Any) -> "tuple[Tensor, Tensor]":
         """Classifies images, as `lit_mnist.predict_images` takes them: labels (N,) and probabilities (N, classes)."""
@@ -102,16 +103,11 @@ class Runs(Sequence[Run]):
 
     def results(self) -> list[dict[str, Any]]:
         """Returns one dict per run: settings, outcome, final loss (nats), accuracies (fractions), seconds, folder."""
+        measured = ("outcome", "final_train_loss", "train_accuracy", "test_accuracy")
         return [
             _columns(run)
-            | {
-                "outcome": run.result.outcome,
-                "final_train_loss": run.result.final_train_loss,
-                "train_accuracy": run.result.train_accuracy,
-                "test_accuracy": run.result.test_accuracy,
-                "seconds": run.result.times.seconds,
-                "folder": str(run.folder),
-            }
+            | {name: getattr(run.result, name) for name in measured}
+            | {"seconds": run.result.times.seconds, "folder": str(run.folder)}
             for run in self
         ]
 
@@ -136,10 +132,6 @@ def _columns(run: Run) -> dict[str, Any]:
     return {"configuration": result.name, "seed": result.seed, "lr": result.lr, "batch_size": result.batch_size}
 
 
-def _at(values: Sequence[Any], index: int) -> Any:
-    return values[index] if index < len(values) else None
-
-
 def fit(
     config: str | Path = "lr0.1",
     *,
@@ -160,7 +152,7 @@ def fit(
         keywords: lr, hidden, batch_size, dataset, train_size, val_size, epochs or engine.
 
     Returns:
-        The finished run; one whose loss diverged, too (`run.result.outcome`).
+        The finished run, even if its loss diverged (see `run.result.outcome`).
 
     Raises:
         ValueError: A setting does not exist or is out of range.
@@ -168,17 +160,13 @@ def fit(
     """
     own = {"seed_everything": seed, "name": name, "run_dir": run_dir, "threads": threads}
     with _as_command():
-        from lit_mnist.cli.main import quiet
         from lit_mnist.cli.options import run_options
         from lit_mnist.training.train import train
 
-        with quiet():
-            chosen = run_options(["--config", str(config), *_arguments(own, keywords, options)])
-            if chosen.devices not in (1, "1", "auto"):
-                raise ValueError(
-                    "trainer.devices: several processes are started by the command line; use python -m lit_mnist fit."
-                )
-            trained = train(chosen)
+        chosen = run_options(["--config", str(config), *_arguments(own, keywords, options)])
+        if chosen.config["trainer"]["devices"] not in (1, "1", "auto"):
+            raise ValueError("trainer.devices: the command line starts several processes; use python -m lit_mnist fit.")
+        trained = train(chosen)
     if trained is None:
         raise ValueError("trainer.fast_dev_run keeps no record, so that there is no run to return.")
     return Run(*trained)
@@ -205,7 +193,7 @@ def run_study(
         options, keywords: As for `fit`, for all runs.
 
     Returns:
-        The finished runs; those that failed without a result are missing, and were named.
+        The finished runs; those that failed without a result are missing, and are named on stderr.
     """
     arguments = ["--out", str(out), "--seeds", str(seeds) if isinstance(seeds, int) else ",".join(map(str, seeds)) + ","]
     arguments += ["--configs", *map(str, configs)] if configs else []
@@ -243,18 +231,17 @@ def _arguments(own: Mapping[str, Any], keywords: Mapping[str, Any], options: Map
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, (str, Path)):
-        return str(value)
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
 
 
 @contextmanager
 def _as_command() -> Iterator[None]:
-    """Stops on signals as the command line does; Ctrl-C becomes KeyboardInterrupt, as Python programs expect."""
+    """Stops on signals and keeps quiet as the command line does; Ctrl-C becomes KeyboardInterrupt, as Python expects."""
+    from lit_mnist.cli.main import quiet
     from lit_mnist.training.signals import Stopped, stopping_on_signals
 
     try:
-        with stopping_on_signals():
+        with stopping_on_signals(), quiet():
             yield
     except Stopped as stopped:
         if str(stopped) == "SIGINT":

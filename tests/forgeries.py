@@ -86,12 +86,12 @@ ODD: dict[str, tuple[Callable[[], Any], str]] = {
     "of version 1.0": (lambda: checkpoint_of() | {"lit_mnist": {"format": 1}}, "was written by lit_mnist 1.0"),
     "another architecture": (
         lambda: checkpoint_of() | {"state_dict": torch.nn.Conv2d(1, 8, 3).state_dict()},
-        "another network",
+        "a network other",
     ),
-    "a width of 10^12": (lambda: _with(hidden=[10**12]), "another network"),
-    "a width that is a word": (lambda: _with(hidden="16"), "another network"),
-    "an image of 200,000 sides": (lambda: _with(image_shape=[2] * 200_000), "another network|larger than a checkpoint"),
-    "layers without weights": (lambda: _with(hidden=[1] * 200_000), "another network|larger than a checkpoint"),
+    "a width of 10^12": (lambda: _with(hidden=[10**12]), "a network other"),
+    "a width that is a word": (lambda: _with(hidden="16"), "a network other"),
+    "an image of 200,000 sides": (lambda: _with(image_shape=[2] * 200_000), "a network other|larger than a checkpoint"),
+    "layers without weights": (lambda: _with(hidden=[1] * 200_000), "a network other|larger than a checkpoint"),
     "20,000 layers": (lambda: _of_many_layers(20_000), "larger than a checkpoint can be"),
     "a huge number": (lambda: _with(classes=10**50), "hyper_parameters.classes, which no checkpoint has|is not a checkpoint"),
     "stride 0": (lambda: _with_weight(torch.zeros(1).expand(SHAPE)), "state_dict.mlp.layers.0.weight, which no"),
@@ -103,8 +103,8 @@ ODD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: _with_weight(torch.quantize_per_tensor(torch.zeros(SHAPE), 0.1, 0, torch.qint8)),
         "more than dense tensors and plain values",
     ),
-    "whole numbers": (lambda: _with_weight(torch.zeros(SHAPE, dtype=torch.int64)), "another network"),
-    "lists for tensors": (lambda: _with_weight([0.0]), "another network"),  # type: ignore[arg-type]
+    "whole numbers": (lambda: _with_weight(torch.zeros(SHAPE, dtype=torch.int64)), "a network other"),
+    "lists for tensors": (lambda: _with_weight([0.0]), "a network other"),  # type: ignore[arg-type]
     "deep nesting": (lambda: _with(hidden=nested(100)), "hyper_parameters.hidden, which no checkpoint has"),
     "endless nesting": (lambda: _with(hidden=endless()), "hyper_parameters.hidden, which no checkpoint has"),
     "nesting that grows": (

@@ -141,7 +141,7 @@ def test_what_cannot_be_the_test_labels_is_refused(make: Callable[[Path], object
         (IMAGES[TRAIN:, :5], "holds 10 x 5 x 9 values where 10 x 6 x 9 are needed"),
         (IMAGES[TRAIN:].astype(np.int32), "holds 10 x 6 x 9 values of type int32"),
         (LABELS, "holds 40 values"),
-        (np.zeros((1, 1025, 1024), np.uint8), "of 1,048,576 pixels at most"),
+        (np.zeros((1, 1025, 1024), np.uint8), "at most 1,048,576 pixels each"),
     ],
 )
 def test_what_cannot_be_the_test_images_is_refused(values: np.ndarray[Any, Any], fault: str, own: Path) -> None:
@@ -151,7 +151,10 @@ def test_what_cannot_be_the_test_images_is_refused(values: np.ndarray[Any, Any],
 
 
 def test_training_labels_with_a_gap_and_a_single_class_are_refused(own: Path) -> None:
-    for labels, fault in ((LABELS + 1, "1, 2, 3, 4, 5; they must be 0 to 4 without a gap"), (LABELS * 0, "0; every class")):
+    for labels, fault in (
+        (LABELS + 1, "1, 2, 3, 4, 5; they must be 0 to 4 without a gap"),
+        (LABELS * 0, "0; there must be two classes"),
+    ):
         (own / TRAIN_LABELS).write_bytes(idx(labels[:TRAIN]))
         with pytest.raises(ValueError, match=f"^{own / TRAIN_LABELS} has the labels {fault}"):
             load(str(own))

@@ -10,8 +10,10 @@ from plain_loop import plain_loop
 from remains import points_of, result_of
 from victim import Moment, Victim
 
+from lit_mnist.cli.main import main
 from lit_mnist.record.checkpoint import load_network
 from lit_mnist.record.folder import RunFolder
+from lit_mnist.record.result import read_result
 
 IMAGES, BATCH, EPOCHS, BLOCK = 400, 8, 4, 16
 STEPS = IMAGES // BATCH  # per epoch
@@ -104,3 +106,16 @@ def test_a_run_that_only_collapses_is_trained_to_its_end(tmp_path: Path) -> None
     result = run(tmp_path, "--model.lr", "3", "--model.hidden", "[64,32]", code=0)
     assert result["outcome"] == "collapsed"
     assert (result["epochs"], result["steps"]) == (EPOCHS, len(losses))
+
+
+def test_a_collapsed_run_stops_early_where_asked_to_and_counts_as_failed_and_one_that_trains_does_not(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("trainer:\n  max_epochs: 8\n  callbacks:\n  - class_path: lit_mnist.training.collapse.StopCollapsed\n")
+    small = ["--model.hidden", "64,32", "--data.train_size", "2000", "--threads", "1", "--test_every_epoch", "false"]
+    for lr, epochs, outcome in (("2.5", 2, "collapsed"), ("0.1", 8, "trained")):
+        folder = tmp_path / lr
+        code = main(["fit", "--config", "lr0.1", "--config", str(own), "--model.lr", lr, "--run_dir", str(folder), *small])
+        result = read_result(folder)
+        assert result is not None
+        assert (code, result.outcome, result.epochs) == (0, outcome, epochs)
+        assert result.stopped.startswith("the run has collapsed: ") == (outcome == "collapsed")

@@ -106,7 +106,7 @@ def check_resumable(run: Path, folder: Path, *options: str) -> None:
     """Asserts that all checkpoints are whole, and that the run goes on from the newest."""
     saved = RunFolder(run).checkpoints
     assert saved
-    epochs = [len(read_checkpoint(path)["callbacks"]["Recorder"]["history"]["train_loss"]) for path in saved]
+    epochs = [len(read_checkpoint(path)["callbacks"]["Recorder"]["history"]["train_loss_by_epoch"]) for path in saved]
     again = Victim(*TRAIN, *options, folder=folder)
     again.wait_until(lambda: f"after epoch {max(epochs)}\n" in again.stdout)
     again.send(signal.SIGTERM)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lit_mnist.record.result import OUTCOMES, RULE_VERSION, Result, judge, read_result, write_result
+from lit_mnist.record.result import RULE_VERSION, Result, judge, read_result, write_result
 
 REFERENCE = Path(__file__).parent.parent / "logs" / "reference"
 COMMITTED = sorted(REFERENCE.glob("*/seed_*"))
@@ -163,8 +163,7 @@ def test_pipes_links_to_nothing_and_huge_files_are_refused_and_not_waited_for(tm
         read_result(tmp_path)
 
 
-def test_the_failed_outcomes_are_two_of_the_four() -> None:
+def test_a_collapsed_run_is_a_failed_one() -> None:
     result = read_result(REFERENCE / "lr1" / "seed_1")
     assert isinstance(result, Result)
     assert result.failed
-    assert OUTCOMES == ("trained", "learning", "collapsed", "diverged")

@@ -21,7 +21,7 @@ from lit_mnist.study.plan import (
     RunGroup,
     RunSpec,
     Settings,
-    difference,
+    first_change,
     groups_of,
     parse_grid,
     parse_options,
@@ -99,9 +99,9 @@ def test_an_option_reaches_its_nested_place() -> None:
 
 
 def test_a_difference_names_both_values() -> None:
-    assert difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 1.5}, "c": 2}) == "a.b was 1 and is now 1.5"
-    assert difference({"a": 1}, {}) == "a was 1 and is now unset"
-    assert difference({"a": {"b": [1, 2]}}, {"a": {"b": [1, 2]}}) == ""
+    assert first_change({"a": {"b": 1}, "c": 2}, {"a": {"b": 1.5}, "c": 2}) == "a.b was 1 and is now 1.5"
+    assert first_change({"a": 1}, {}) == "a was 1 and is now unset"
+    assert first_change({"a": {"b": [1, 2]}}, {"a": {"b": [1, 2]}}) == ""
 
 
 scalars = st.one_of(st.integers(-5, 5), st.sampled_from(["exact", "fast"]), st.booleans(), st.none())
@@ -113,7 +113,7 @@ nested = st.recursive(
 
 @given(nested, nested)
 def test_two_configs_differ_exactly_when_a_difference_is_named(old: dict[str, object], new: dict[str, object]) -> None:
-    assert (difference(old, new) == "") == (yaml.safe_dump(old) == yaml.safe_dump(new))
+    assert (first_change(old, new) == "") == (yaml.safe_dump(old) == yaml.safe_dump(new))
 
 
 def test_a_grid_is_every_combination_in_the_order_given(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import sys
 from lit_mnist.cli import DIVERGED, DONE, FAILED
 from lit_mnist.cli.options import run_options
 from lit_mnist.training.processes import RefusedByFirst, is_first
-from lit_mnist.training.recorder import Diverged
 from lit_mnist.training.signals import Stopped
 from lit_mnist.training.train import train
 
@@ -19,9 +18,6 @@ def main(options: list[str]) -> int:
     """
     try:
         trained = train(run_options(options))
-    except Diverged as diverged:  # in a trial run, which has no record
-        print(f"lit_mnist: {diverged}", file=sys.stderr)
-        return DIVERGED
     except Stopped:
         if is_first():  # the first process speaks for all
             print("lit_mnist: stopped; the same command resumes from the end of the last whole epoch.", file=sys.stderr)

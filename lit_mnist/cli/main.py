@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from itertools import pairwise
 
 from lit_mnist import __version__
 from lit_mnist.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED
@@ -25,6 +24,9 @@ COMMANDS = {
     "compare": ("lit_mnist.report.compare:main", "show what differs between two runs"),
     "export": ("lit_mnist.predict.export:main", "write a trained network as ONNX or safetensors"),
 }
+
+# Errors of the file system that end a command with the exit code of a mistake.
+USERS_MISTAKES = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 USAGE = "\n".join(
     [
@@ -51,8 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     if args is None:
         _open_missing_streams()
-    arguments = list(sys.argv[1:] if args is None else args)
-    command, options = (arguments[0], arguments[1:]) if arguments else ("", [])
+    command, *options = [*(sys.argv[1:] if args is None else args)] or [""]
     if command in ("", "-h", "--help", "help"):
         print(USAGE)
         return DONE if command else BAD_INPUT
@@ -63,16 +64,8 @@ def main(args: Sequence[str] | None = None) -> int:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
         return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
-    module, function = COMMANDS[command][0].split(":")
     try:
-        if command == "fit":
-            _announce(options)
-        with stopping_on_signals():
-            run = getattr(import_module(module), function)
-            with quiet():
-                code: int = run(options)
-            if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a full disk is still reported
+        return _run(command, options)
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:
@@ -84,10 +77,21 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
-    except (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as mistake:
-        return _complain(f"{mistake.filename}: {mistake.strerror}.", BAD_INPUT)
-    except OSError as failure:
-        return _complain(f"{failure.filename or ''}: {failure.strerror or failure}.".lstrip(": "), FAILED)
+    except OSError as error:
+        code = BAD_INPUT if isinstance(error, USERS_MISTAKES) else FAILED
+        return _complain(f"{error.filename or ''}: {error.strerror or error}.".lstrip(": "), code)
+
+
+def _run(command: str, options: Sequence[str]) -> int:
+    if command == "fit":
+        _announce(options)
+    module, function = COMMANDS[command][0].split(":")
+    with stopping_on_signals():
+        act = getattr(import_module(module), function)
+        with quiet():
+            code: int = act(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk is still reported
     return code
 
 
@@ -99,22 +103,9 @@ def _open_missing_streams() -> None:
 
 
 def _announce(options: Sequence[str]) -> None:
-    """Says where a run's record goes, before the imports that take seconds; refuses a configuration that does not exist."""
-    given: dict[str, str] = {}
-    for option, following in pairwise([*options, ""]):
-        name, equals, value = option.partition("=")
-        given[name] = value if equals else following
-    config = given.get("--config", given.get("-c", ""))
-    if config:
-        from lit_mnist.record.configs import find_config  # and so YAML, which other commands may not need
-
-        config = find_config(config).stem
-    elsewhere = {"--help", "-h", "--print_config", "--ckpt_path"}  # where a named run goes on is seen later
-    if elsewhere & given.keys() or "LOCAL_RANK" in os.environ:
-        return
-    name = given.get("--name") or config or "unnamed"
-    place = f"into {given['--run_dir']}" if given.get("--run_dir") else f"below logs/{name}"
-    print(f"training {one_line(name)}; its record goes {one_line(place)} (look at it: tensorboard --logdir logs)", flush=True)
+    """Says that work has begun, before the imports that take seconds; other processes of a run and `--help` say nothing."""
+    if "LOCAL_RANK" not in os.environ and not any(option.startswith(("-h", "--help", "--print_config")) for option in options):
+        print("importing torch and Lightning ...", flush=True)
 
 
 def _complain(sentence: str, code: int) -> int:

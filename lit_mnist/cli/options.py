@@ -119,22 +119,16 @@ def parse(command: str, options: list[str]) -> Namespace:
     return config
 
 
-def resolved(command: str, config: Namespace) -> dict[str, Any]:
-    """Returns the configuration as plain values, defaults included, without what is not part of the experiment."""
-    plain: dict[str, Any] = yaml.safe_load(option_parser(command).dump(config, skip_none=False, format="yaml"))
-    return {key: value for key, value in plain.items() if key not in NOT_PART_OF_THE_EXPERIMENT}
-
-
 def run_options(options: list[str]) -> RunOptions:
     """Turns the options of `fit` into what a run is made of.
 
     Raises:
         ValueError: As `parse`; or a callback would make the training something other than plain SGD.
     """
-    config = parse("fit", options)
+    parser, config = option_parser("fit"), parse("fit", options)
     pl.seed_everything(config.seed_everything, verbose=False)
     try:
-        init = option_parser("fit").instantiate_classes(copy.deepcopy(config))
+        init = parser.instantiate_classes(copy.deepcopy(config))
     except ValueError as mistake:
         raise ValueError(one_sentence(str(mistake), ())) from None
     for callback in _as_list(init.trainer.callbacks):
@@ -144,9 +138,10 @@ def run_options(options: list[str]) -> RunOptions:
     def make_model(image_shape: tuple[int, ...], classes: int) -> LitMLP:
         return LitMLP(**{**config.model.as_dict(), "image_shape": image_shape, "classes": classes})
 
+    plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
     return RunOptions(
         name=config.name,
-        config=resolved("fit", config),
+        config={name: value for name, value in plain.items() if name not in NOT_PART_OF_THE_EXPERIMENT},
         command=shlex.join(["python", "-m", "lit_mnist", "fit", *without(options, "--run_dir", "--ckpt_path")]),
         data=init.data,
         make_model=make_model,
@@ -158,10 +153,6 @@ def run_options(options: list[str]) -> RunOptions:
         steps_per_block=config.steps_per_block,
         test_every_epoch=config.test_every_epoch,
         instruments=config.instruments,
-        writes_events=config.trainer.logger is not False,
-        shows_progress=config.trainer.enable_progress_bar is not False,
-        devices=config.trainer.devices,
-        trains_for_real=not config.trainer.fast_dev_run,
     )
 
 

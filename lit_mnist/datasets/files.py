@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_mnist.datasets.decode import MOST_BYTES, MOST_PIXELS, PICTURE_FORMATS, Array, read_idx, read_picture
+from lit_mnist.datasets.decode import MOST_BYTES, MOST_PIXELS, PICTURE_FORMATS, read_idx, read_picture
 from lit_mnist.datasets.registry import MNIST, REGISTRY, Entry, find
 from lit_mnist.record.atomic import write_atomically
 
@@ -76,8 +78,8 @@ def load(dataset: str = "MNIST", root: str | Path | None = None, download: bool 
         raise ValueError("--data.download needs --data.root, the folder to download into.")
     elif entry.archives is None or not entry.archives.is_dir():
         raise ValueError(
-            f"{entry.name} is not part of this package: give the folder that holds it, or that it may be downloaded "
-            f"into (--data.download true), as --data.root (source: {entry.source})."
+            f"{entry.name} is not part of this package: name the folder that holds it, or one to download it "
+            f"into (with --data.download true), as --data.root (source: {entry.source})."
         )
     else:
         folders = [entry.archives]
@@ -116,7 +118,7 @@ def _download(entry: Entry, folders: Sequence[Path]) -> None:
 def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) -> DataSet:
     """Loads four IDX files: those of an entry of the registry, or somebody's own by the names of MNIST's."""
     paths: list[Path] = []
-    arrays: list[Array] = []
+    arrays: list[NDArray[Any]] = []
     sums: dict[str, str] = {}
     for file in (entry or MNIST).files:
         path = _locate(folders, file)
@@ -129,28 +131,26 @@ def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) ->
                 f"{path} is not the published file of {name} (its SHA-256 differs); replace it, or give a folder "
                 "of your own data as --data.dataset."
             )
-        first_column = entry is not None and entry.labels_in_first_column and values.ndim == 2
         paths.append(path)
-        arrays.append(values[:, 0] if first_column else values)
+        arrays.append(values[:, 0] if entry and values.ndim == 2 else values)
     train_size, test_size = (entry.train_size, entry.test_size) if entry else (len(arrays[0]), len(arrays[2]))
     image_shape = entry.image_shape if entry else arrays[0].shape[1:]
-    classes = entry.classes if entry else tuple(str(label) for label in range(len(np.unique(arrays[1]))))
+    labels = np.unique(arrays[1]).tolist()
+    classes = entry.classes if entry else tuple(map(str, range(len(labels))))
     _check_split(paths[:2], arrays[:2], (train_size, *image_shape), len(classes))
-    if len(np.unique(arrays[1])) < max(len(classes), 2):
-        raise ValueError(
-            f"{paths[1]} has the labels {_listed(np.unique(arrays[1]).tolist())}; every class needs images, two at least."
-        )
+    if len(labels) < max(len(classes), 2):
+        raise ValueError(f"{paths[1]} has the labels {_listed(labels)}; there must be two classes or more, and images of each.")
     _check_split(paths[2:], arrays[2:], (test_size, *image_shape), len(classes))
     return _data_set(name, classes, arrays, sums)
 
 
-def _check_split(paths: Sequence[Path], arrays: Sequence[Array], shape: tuple[int, ...], classes: int) -> None:
+def _check_split(paths: Sequence[Path], arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], classes: int) -> None:
     """Compares images with the shape that they must have, and their labels with 0 to `classes` - 1."""
     images, labels = arrays
     if images.dtype != np.uint8 or images.ndim != 3 or images.size == 0 or images[0].size > MOST_PIXELS:
         raise ValueError(
-            f"{paths[0]} holds {_by(images.shape)} values of type {images.dtype}; it must hold one or more images "
-            f"of bytes, of {MOST_PIXELS:,} pixels at most."
+            f"{paths[0]} holds {_by(images.shape)} values of type {images.dtype}; it must hold one or more images, "
+            f"a byte per pixel and at most {MOST_PIXELS:,} pixels each."
         )
     if images.shape != shape:
         raise ValueError(f"{paths[0]} holds {_by(images.shape)} values where {_by(shape)} are needed; replace it.")
@@ -168,14 +168,14 @@ def _load_pictures(name: str) -> DataSet:
     if classes != others or len(classes) < 2:
         raise ValueError(
             f"{splits[0]} has the classes {_listed(classes)}, and {splits[1]} has {_listed(others)}; "
-            "both need the same, two at least."
+            "both need the same classes, two or more."
         )
     if not all(each.isprintable() for each in classes):
         raise ValueError(f"{splits[0]} has a class whose name cannot be printed ({classes!a}); rename it.")
-    arrays: list[Array] = []
+    arrays: list[NDArray[Any]] = []
     sums: dict[str, str] = {}
     for split in splits:
-        images: list[Array] = []
+        images: list[NDArray[Any]] = []
         labels: list[int] = []
         for label, folder in enumerate(split / each for each in classes):
             paths = [path for path in _sorted_paths(folder) if path.suffix.lower() in PICTURE_FORMATS]
@@ -204,7 +204,7 @@ def _sorted_paths(folder: Path) -> list[Path]:
         ) from None
 
 
-def _data_set(name: str, classes: Sequence[str], arrays: Sequence[Array], sums: Mapping[str, str]) -> DataSet:
+def _data_set(name: str, classes: Sequence[str], arrays: Sequence[NDArray[Any]], sums: Mapping[str, str]) -> DataSet:
     images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
     listed = "".join(f"{digest}  {file}\n" for file, digest in sums.items())  # as the command sha256sum prints it
     return DataSet(

@@ -16,7 +16,7 @@ from lit_mnist.engines.exact import Engine, ExactEngine
 from lit_mnist.lit_mlp import LitMLP
 
 EngineName = Literal["exact", "fast"]
-Module = TypeVar("Module", bound=LitMLP)
+Model = TypeVar("Model", bound=LitMLP)
 
 IMAGES_PER_BLOCK = 4096  # a tenth of a second to a second of CPU work, beside which the Trainer's 2 ms vanish
 # What the Trainer calls at every SGD step, and in blocks would call once per block or never.
@@ -46,7 +46,7 @@ CHANGE_STEPS = (
 )
 
 
-def in_blocks(module: Module, engine: EngineName = "exact", steps_per_block: int = 0) -> Module:
+def in_blocks(module: Model, engine: EngineName = "exact", steps_per_block: int = 0) -> Model:
     """Makes a `LitMLP` step in blocks: `trainer.fit(in_blocks(LitMLP()), datamodule=MNISTDataModule())`.
 
     Its checkpoints stay those of the plain module, and may be loaded by either.

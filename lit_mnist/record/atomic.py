@@ -1,7 +1,8 @@
-"""Files that are whole or absent: written beside their place, synced to the disk, then renamed."""
+"""Files that are whole or absent: written beside their place, synced to the disk, then renamed; and read within bounds."""
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -71,20 +72,16 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it, where they are missing.
+    """Makes a folder, and those above it that are missing.
 
     Raises:
         OSError: It cannot be made; the error names what is in the way.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        parts = (*reversed(path.parents), path)
-        culprit = next((part for part in parts if os.path.lexists(part) and not part.is_dir()), None)
-        if culprit is None:
-            raise
-        what = "A link to nothing" if culprit.is_symlink() and not culprit.exists() else "Not a folder"
-        raise NotADirectoryError(errno.ENOTDIR, what, str(culprit)) from None
+    for part in (*reversed(path.parents), path):
+        if os.path.lexists(part) and not part.is_dir():
+            what = "Not a folder" if part.exists() else "A link to nothing"
+            raise NotADirectoryError(errno.ENOTDIR, what, str(part))
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def check_writable(path: Path) -> None:
@@ -122,3 +119,21 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Reads a regular file of at most `limit` bytes; a pipe or a device is refused, not waited for.
+
+    Raises:
+        ValueError: It is too large, is not a regular file, or cannot be read.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError(f"{path.name} is not a regular file")
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from None
+    if len(content) > limit:
+        raise ValueError(f"{path.name} is larger than {limit:,} bytes")
+    return content

@@ -14,7 +14,7 @@ from lit_mnist.record.printable import one_line
 if TYPE_CHECKING:
     from lit_mnist.mlp import MLP
 
-LARGEST_FILE = 4 * 2**30  # bytes
+LARGEST_CHECKPOINT = 4 * 2**30  # bytes
 LARGEST_PICKLE = 4 * 2**20  # bytes of everything but the weights; a run of 1,000 epochs has 1 MB
 LARGEST_LIST = 2**20  # bytes of the archive's list of parts; 80 for each
 MOST_OPERATIONS = 150_000  # of the unpickler; a run of 1,000 epochs needs 100,000
@@ -106,7 +106,7 @@ def _check_size(path: Path) -> None:
     if end[:4] != b"PK\x06\x06" or end[76:80] != b"PK\x05\x06":
         raise ValueError("the end of an archive is missing")
     longest_list = max(int.from_bytes(end[40:48], "little"), int.from_bytes(end[88:92], "little"))
-    if longest_list > LARGEST_LIST or size > LARGEST_FILE:
+    if longest_list > LARGEST_LIST or size > LARGEST_CHECKPOINT:
         raise ValueError(f"{one_line(str(path))} is larger than a checkpoint can be; it was not used.")
 
 
@@ -198,7 +198,7 @@ def load_network(run_or_file: Path) -> TrainedNetwork:
 
     path = find_checkpoint(Path(run_or_file))
     checkpoint = read_checkpoint(path)
-    mlp = build_mlp(checkpoint, path)
+    mlp = _build_mlp(checkpoint, path)
     if not all(bool(weights.isfinite().all()) for weights in mlp.state_dict().values()):
         raise ValueError(f"{one_line(str(path))} holds weights that are not finite, as a diverged run has; it cannot be used.")
     with torch.inference_mode():
@@ -219,11 +219,11 @@ def mapping_in(checkpoint: dict[str, Any], *keys: str) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else {}
 
 
-def build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
+def _build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
     """Builds the network that a checkpoint describes, with its weights in float32, in eval mode.
 
     Raises:
-        ValueError: The checkpoint describes another network than its weights are of.
+        ValueError: The weights do not fit the network that the checkpoint describes.
     """
     import inspect
 
@@ -243,5 +243,5 @@ def build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
             mlp = MLP(**config)
         mlp.load_state_dict(weights, assign=True)
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, OverflowError):
-        raise ValueError(f"{one_line(str(path))} holds another network than lit_mnist's MLP.") from None
+        raise ValueError(f"{one_line(str(path))} holds a network other than lit_mnist's MLP.") from None
     return mlp.float().eval()

@@ -6,9 +6,11 @@ from typing import Any
 
 import yaml
 
+from lit_mnist.record.atomic import read_regular
+
 NOT_YAML = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # impossible dates and deep nesting, too
 SHIPPED = ("lr0.1", "lr1", "lr0.01", "batch8", "batch128")
-LARGEST = 100_000  # bytes; the resolved configuration of a run has 2,000
+LARGEST_CONFIG = 100_000  # bytes; the resolved configuration of a run has 2,000
 MOST_BRACKETS, MOST_ITEMS = 300, 2_000  # the parser's time grows with the square of their depth
 
 
@@ -29,12 +31,8 @@ def find_config(name_or_path: str) -> Path:
         if path.is_file():
             return path
         shipped = configs_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
-        # `configs/lr0.1.yaml` is found in any folder, as README writes it
-        if (
-            shipped.stem in SHIPPED
-            and str(path) in (shipped.stem, shipped.name, f"configs/{shipped.name}")
-            and shipped.is_file()
-        ):
+        written = (shipped.stem, shipped.name, f"configs/{shipped.name}")  # the last in any folder, as README has it
+        if shipped.stem in SHIPPED and str(path) in written:
             return shipped
     except (OSError, ValueError):  # a name that no file can have
         pass
@@ -50,16 +48,12 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: It cannot be read, is not YAML, holds no options, or is larger than 100 kB.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ValueError(f"config {path} is larger than 100 kB; name a file of options.")
+        content = read_regular(path, LARGEST_CONFIG)
+    except ValueError as fault:
+        raise ValueError(f"config {path}: {fault}; name a file of options.") from None
+    try:
         options = parse_yaml(content.decode("utf-8"))
-    except OSError as error:
-        raise ValueError(f"config {path} cannot be read: {error.strerror}.") from None
     except NOT_YAML as error:
-        if str(error).startswith("config "):
-            raise
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise ValueError(f"config {path} is not YAML{line}: write lines such as `seed_everything: 1`.") from None
@@ -69,7 +63,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeLoader):
-    """Reads plain values only; a tuple, which Lightning writes of hyperparameters, is a list."""
+    """Reads plain values only; tuples, which Lightning writes among hyperparameters, become lists."""
 
 
 _Plain.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: list(loader.construct_sequence(node)))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 PATTERN = "events.out.tfevents.*"
-LARGEST_FILE = 256 * 2**20  # bytes read of an event file; one of a run of 20 epochs has 30,000
+LARGEST_EVENT_FILE = 256 * 2**20  # bytes read of an event file; one of a run of 20 epochs has 30,000
 LARGEST_RECORD = 16 * 2**20  # bytes; a picture may be one
 HEADER, FOOTER = 12, 4  # bytes around the data of a record: length (8) and its checksum (4), checksum of the data (4)
 
@@ -113,8 +113,8 @@ def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 def _records(path: Path) -> Iterator[bytes]:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
-        raise ValueError(f"{path.name} is not an event file, or larger than {LARGEST_FILE // 2**20} MB")
+    if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_EVENT_FILE:
+        raise ValueError(f"{path.name} is not an event file, or larger than {LARGEST_EVENT_FILE // 2**20} MB")
     with path.open("rb") as file:
         while header := file.read(HEADER):
             length = int.from_bytes(header[:8], "little")

@@ -1,4 +1,4 @@
-"""The folder of one run: where it is, if it is finished, and which process is working in it."""
+"""The folder of one run: what lies in it, whether the run is finished, and which process is working there."""
 
 import errno
 import os
@@ -39,14 +39,14 @@ class RunFolder:
 
     @property
     def is_free(self) -> bool:
-        """True where nothing lies that could be lost."""
+        """True if nothing in it could be lost."""
         if not self.path.is_dir():
             return not os.path.lexists(self.path)
         return all(child.name == ".lock" or is_part(child) for child in self.path.iterdir())
 
     @property
     def is_foreign(self) -> bool:
-        """True where something other than a run of ours wrote files that a run would replace or remove."""
+        """True if something other than a run of ours wrote files there that a run would replace or remove."""
         ours = self.config is not None or bool(self.checkpoints)
         return not ours and (os.path.lexists(self.config_path) or any(self.path.glob(PATTERN)))
 
@@ -108,10 +108,13 @@ class RunFolder:
     def write_config(self, config: Config) -> None:
         write_atomically(self.config_path, yaml.safe_dump(config, sort_keys=False).encode())
 
-    def clear(self) -> None:
-        """Removes what the start of a run wrote, after it was refused."""
-        self.config_path.unlink(missing_ok=True)
-        self.remove_events()
+    def clear(self, config: Config | None) -> None:
+        """Undoes what the start of a run wrote, after it was refused; `config` is that of an unfinished run that was there."""
+        if config is not None:
+            self.write_config(config)
+        else:
+            self.config_path.unlink(missing_ok=True)
+            self.remove_events()
 
     def remove_events(self) -> None:
         """Removes the event files, which a resumed run writes again from its history."""

@@ -1,26 +1,24 @@
 """The one schema of `result.json`, what a run's outcome means, and the functions that read and write the file.
 
-Reading has bounds: a file of at most 16 MiB, lists of at most a million entries, numbers that a float32 network can
-produce. Whatever lies outside is refused with the name of the field; nothing is clipped in silence.
+Reading has bounds: a file of at most 16 MiB, and numbers that a float32 network can produce. Whatever lies outside is refused
+with the name of the field; nothing is clipped in silence.
 """
 
 import math
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from lit_mnist.record.atomic import write_atomically
+from lit_mnist.record.atomic import read_regular, write_atomically
 
 RESULT_FORMAT: Final = 2  # 1: written by version 1.0
 RULE_VERSION = 2  # of `judge`; results of another version are judged again when they are read
 
 Outcome = Literal["trained", "learning", "collapsed", "diverged"]
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 FAILED_OUTCOMES: tuple[Outcome, ...] = ("collapsed", "diverged")  # two endings of one event
 
 # Parts of `guessing`, the cross-entropy of equal probabilities. In logs/reference, trained runs end at most 0.03 of it above
@@ -32,7 +30,6 @@ BARELY_FELL = 0.001  # the same near guessing, where a slow run falls little and
 SEVERAL_EPOCHS = 4  # without leaving guessing: the network is dead, not slow
 
 LARGEST_LOSS = 1e39  # beyond float32, in which losses are computed
-MOST = 1_000_000  # entries of a list
 LARGEST_RESULT = 16 * 2**20  # bytes
 DEEPEST = 8  # of nested lists and mappings in `hyperparameters`
 
@@ -41,8 +38,6 @@ Number = Annotated[float, Meta(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Word = Annotated[str, Meta(max_length=1_000)]
 Text = Annotated[str, Meta(max_length=20_000)]
-Losses = Annotated[list[Number], Meta(max_length=MOST)]
-Measurements = Annotated[list[dict[Word, Number]], Meta(max_length=1_000)]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -58,12 +53,12 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     started: Word
     finished: Word
     seconds: Number
-    train_seconds_by_epoch: Annotated[list[Number], Meta(max_length=MOST)]
+    train_seconds_by_epoch: list[Number]
     resumed: Count = 0
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that is known of a finished run.
+    """Everything that is known about a finished run.
 
     Attributes:
         format: 1 where version 1.0 wrote it, else 2.
@@ -79,7 +74,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         final_train_loss: The last epoch's; None if the run diverged.
         train_accuracy, test_accuracy, test_loss: Measured after the last step; None if the run diverged.
         diverged: Where the loss stopped being finite.
-        changes: Differences between the surroundings of a resumed run's processes.
+        changes: What differed between the environments of a resumed run's processes, in sentences.
         stopped: Why the run ended before its limits; "" if it did not.
         instruments: "measurements": what was measured at a few moments, each by name, with its epoch and SGD step.
     """
@@ -97,11 +92,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     epochs: Count
     steps: Count
     steps_per_epoch: Count
-    train_loss_by_epoch: Losses
-    test_accuracy_by_epoch: Annotated[list[Fraction], Meta(max_length=MOST)]
-    val_loss_by_epoch: Annotated[list[Number | None], Meta(max_length=MOST)]
-    val_accuracy_by_epoch: Annotated[list[Fraction | None], Meta(max_length=MOST)]
-    train_loss_by_block: Annotated[list[tuple[Count, Number]], Meta(max_length=MOST)] = []
+    train_loss_by_epoch: list[Number]
+    test_accuracy_by_epoch: list[Fraction]
+    val_loss_by_epoch: list[Number | None]
+    val_accuracy_by_epoch: list[Fraction | None]
+    train_loss_by_block: list[tuple[Count, Number]] = []
     final_train_loss: Number | None
     train_accuracy: Fraction | None
     test_accuracy: Fraction | None
@@ -112,17 +107,17 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[Word, Word]
     commit: Word | None
     machine: dict[Word, Word | Count]
-    changes: Annotated[list[Text], Meta(max_length=1_000)] = []
+    changes: list[Text] = []
     stopped: Text = ""
     times: Times
-    instruments: dict[Word, Measurements] = {}
+    instruments: dict[Word, list[dict[Word, Number]]] = {}
 
     def __post_init__(self) -> None:
         """Checks what types cannot say."""
         if not _is_plain(self.hyperparameters, DEEPEST):
             raise ValueError(f"hyperparameters: a number is too large, or values are nested more than {DEEPEST} deep")
         settings: dict[str, Any] = {"classes": 10} | self.hyperparameters
-        for key, low, most in (("lr", 0, LARGEST_LOSS), ("batch_size", 0, 2**31), ("classes", 1, MOST)):
+        for key, low, most in (("lr", 0, LARGEST_LOSS), ("batch_size", 0, 2**31), ("classes", 1, 2**31)):
             value = settings.get(key, 0)
             if type(value) not in ((int, float) if key == "lr" else (int,)) or not low < value <= most:
                 raise ValueError(f"hyperparameters: {key} must be a number above {low} and at most {most:g}, not {value!s:.40}")
@@ -147,18 +142,23 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return int(self.hyperparameters.get("classes", 10))
 
     @property
+    def title(self) -> str:
+        """One line that names the run, above its figures."""
+        return f"{self.name}: batch size {self.batch_size}, learning rate {self.lr:g}, seed {self.seed}"
+
+    @property
     def failed(self) -> bool:
         """True for a run that collapsed or diverged."""
         return self.outcome in FAILED_OUTCOMES
 
 
 def guessing(classes: int) -> float:
-    """Cross-entropy of equal probabilities, in nats: the loss of a network that knows nothing."""
+    """Returns the cross-entropy of equal probabilities, in nats: the loss of a network that knows nothing."""
     return math.log(classes)
 
 
 def judge(train_loss_by_epoch: Sequence[float], classes: int = 10) -> tuple[Outcome, str]:
-    """Outcome of a run whose loss stayed finite, and the reason unless it is "trained".
+    """Judges a run whose loss stayed finite: its outcome, and the reason unless it is "trained".
 
     Judged on the training loss alone, so that nothing is selected on the test set.
 
@@ -188,7 +188,7 @@ def judge(train_loss_by_epoch: Sequence[float], classes: int = 10) -> tuple[Outc
 
 
 def read_result(folder: Path) -> Result | None:
-    """Result of the run in `folder`; its outcome is judged again where another version of the rule gave it.
+    """Reads the result of the run in `folder`; judges its outcome again where another version of the rule gave it.
 
     Returns:
         None if the run is not finished.
@@ -229,26 +229,8 @@ def write_result(path: Path, result: Result) -> None:
     write_atomically(path, msgspec.json.format(content, indent=1) + b"\n")
 
 
-def read_regular(path: Path, limit: int) -> bytes:
-    """Content of a regular file of at most `limit` bytes; a pipe or a device is refused, not waited for.
-
-    Raises:
-        ValueError: It is too large, is not a regular file, or cannot be read.
-    """
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError(f"{path.name} is not a regular file")
-            content = file.read(limit + 1)
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from None
-    if len(content) > limit:
-        raise ValueError(f"{path.name} is larger than {limit:,} bytes")
-    return content
-
-
 def _is_plain(value: Any, depth: int) -> bool:
-    """Tells if a decoded value has finite numbers of a sensible size only, and is nested at most `depth` deep."""
+    """Returns True if all numbers in a decoded value are of a sensible size, and it is nested at most `depth` deep."""
     if isinstance(value, (list, dict)):
         return depth > 0 and all(_is_plain(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value))
     return not isinstance(value, (int, float)) or abs(value) <= LARGEST_LOSS

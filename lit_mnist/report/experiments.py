@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,7 +75,7 @@ def group_runs(runs: Sequence[RecordedRun]) -> tuple[list[Group], list[str]]:
     found: dict[str, list[RecordedRun]] = {}
     problems = []
     for run in runs:
-        group = found.setdefault(_key(run.result.hyperparameters), [])
+        group = found.setdefault(experiment_key(run.result.hyperparameters), [])
         same = [other for other in group if run.result.command and other.result.seed == run.result.seed]
         if same:
             problems.append(problem(run.folder, f"same seed and hyperparameters as {same[0].folder}, so it is not counted"))
@@ -95,7 +95,7 @@ def find_sweeps(groups: Sequence[Group], axis: Axis) -> list[Sweep]:
     """
     alike: dict[str, list[Group]] = {}
     for each in groups:
-        alike.setdefault(_key(each.result.hyperparameters, axis), []).append(each)
+        alike.setdefault(experiment_key(each.result.hyperparameters, [axis]), []).append(each)
     found = [Sweep(axis, tuple(sorted(some, key=lambda each: each.level(axis)))) for some in alike.values() if len(some) > 1]
     found.sort(key=lambda sweep: sweep.fixed_level)
 
@@ -106,13 +106,13 @@ def find_sweeps(groups: Sequence[Group], axis: Axis) -> list[Sweep]:
     return sorted(found, key=rank)
 
 
-def _key(hyperparameters: dict[str, Any], without: str = "") -> str:
-    """Writes what makes the experiment, apart from one hyperparameter."""
+def experiment_key(hyperparameters: dict[str, Any], without: Collection[str] = ()) -> str:
+    """Writes what makes the experiment, apart from some hyperparameters."""
     told = UNSTATED | hyperparameters
     steps = told.pop("steps_per_epoch", None)  # follows from the batch size, unless the epochs were cut
     told["cut"] = steps is not None and steps * told["batch_size"] < told.get("train_size", 0)
     told |= {axis: float(told[axis]) for axis in AXES}
-    return json.dumps({key: value for key, value in told.items() if key != without}, sort_keys=True)
+    return json.dumps({key: value for key, value in told.items() if key not in without}, sort_keys=True)
 
 
 def _short_names(groups: Sequence[Sequence[RecordedRun]]) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from lit_mnist.record.atomic import read_regular
 from lit_mnist.record.printable import one_line
-from lit_mnist.record.result import NEAR_GUESSING, ROSE, Result, guessing, read_regular, read_result
+from lit_mnist.record.result import NEAR_GUESSING, ROSE, Result, guessing, read_result
 from lit_mnist.report.plain_runs import read_curve, read_plain_run
 
 RECORDS = {"result.json", "config.yaml", "failure.json", ".study.lock", "hparams.yaml"}  # each marks the folder of a run

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
+from lit_mnist.record.atomic import read_regular
 from lit_mnist.record.configs import read_config
-from lit_mnist.record.result import RULE_VERSION, Result, judge, read_regular
+from lit_mnist.record.result import RULE_VERSION, Result, judge
 
 UNKNOWN: dict[str, Any] = {"command": "", "device": "", "data_sha256": "", "threads": 0, "versions": {}, "machine": {}}
 UNKNOWN |= dict.fromkeys(("train_accuracy", "test_loss", "diverged", "weights_sha256", "commit"))

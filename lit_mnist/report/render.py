@@ -55,6 +55,27 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """The figure of one setting of a knob, by the places of its learning rate and batch size, and what to say of it."""
+
+    row: int
+    column: int
+    drawing: Drawing
+    text: str
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A choice among prepared figures, on the page only; `start` is the place of the cell that is shown first."""
+
+    kind: ClassVar = "knob"
+    rates: Sequence[str]
+    sizes: Sequence[str]
+    cells: Sequence[Cell]
+    start: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Columns:
     """Blocks side by side where there is room."""
 
@@ -62,7 +83,7 @@ class Columns:
     blocks: Sequence["Block"]
 
 
-Block = Bullets | Table | Figures | Lines | Columns
+Block = Bullets | Table | Figures | Lines | Knob | Columns
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,19 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     return Difference(value, value - margin, value + margin)
 
 
+def equivalent(first: Sequence[float], second: Sequence[float], margin: float) -> bool:
+    """Tells if two means differ by less than `margin` either way: two one-sided t tests of unequal variances, each at 5 %."""
+    if min(len(first), len(second)) < 2:
+        return False
+    if np.ptp(first) == np.ptp(second) == 0:  # scipy's test is not defined for samples without any scatter
+        return bool(abs(first[0] - second[0]) < margin)
+    tests = [
+        stats.ttest_ind(np.add(first, shift), second, equal_var=False, alternative=side).pvalue
+        for shift, side in ((margin, "greater"), (-margin, "less"))
+    ]
+    return bool(max(tests) < 1 - CONFIDENCE)
+
+
 def share_interval(count: int, n: int) -> tuple[float, float]:
     """Computes Wilson's interval of a share, count of n."""
     interval = stats.binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")

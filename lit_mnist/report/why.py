@@ -8,7 +8,7 @@ from statistics import median
 from lit_mnist.record.result import guessing
 from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import Group, Sweep
-from lit_mnist.report.figures import LABELS, PANEL, Points, logarithmic, panel
+from lit_mnist.report.figures import PANEL, Points, logarithmic, panel
 from lit_mnist.report.findings import listed
 from lit_mnist.report.load import RecordedRun
 from lit_mnist.report.quantities import three_digits
@@ -21,6 +21,7 @@ FEWEST_MEASURED = 3  # runs of a group
 FEWEST_FAILURES = 5  # of a group whose risk per epoch is stated
 EQUAL_LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # nats, at which test accuracies are compared
 SAME_ACCURACY = 0.003  # a difference whose whole interval is smaller is called none
+MOST_IN_LEGEND = 6  # groups in one figure
 NAMED = 5  # groups in one sentence, and sentences of one kind
 METHODS = (
     "Sharpness is the largest eigenvalue of the Hessian of the training loss, on the same images in all runs. Batch sharpness "
@@ -54,9 +55,9 @@ def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palet
             drawings += [_draw_losses(sweep, "images"), _draw_losses(sweep, "SGD steps")]
     blocks: list[Block] = []
     if shown := [each for each in drawings if each]:
-        blocks.append(
-            Figures(shown, "Lines join medians; bands reach from the lowest run to the highest. A run counts until it fails.")
-        )
+        many = len(groups) > MOST_IN_LEGEND
+        bands = palette.key if many else "Bands reach from the lowest run to the highest."
+        blocks.append(Figures(shown, f"Lines join medians. {bands} A run counts until it fails."))
     if said := [each for each in sentences if each]:
         blocks.append(Bullets(said))
     return Section("why", "Why", blocks) if blocks else None
@@ -228,13 +229,14 @@ def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Po
                 values.setdefault(x, []).append(y)
             along, color = sorted(values), palette.of(each)
             middle, low, high = ([pick(values[x]) for x in along] for pick in (median, min, max))
-            axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
+            if len(curves) <= MOST_IN_LEGEND:
+                axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
             axes.plot(along, middle, color=color, linestyle=palette.dash(each), label=each.name)
         if file == BATCH_EDGE:
             axes.axhline(1, color=INK, linewidth=0.9, linestyle="dashed")
         if file != "active":
             logarithmic(axes)
         axes.xaxis.set_major_formatter("{x:g}" if xlabel == "epoch" else "{x:,.0f}")
-        if len(curves) <= LABELS // 2:
+        if len(curves) <= MOST_IN_LEGEND:
             axes.legend(fontsize=8, handlelength=1.6)
         return Drawing(file, f"{label.capitalize()} against {xlabel}", to_svg(figure))

@@ -4,8 +4,9 @@ import argparse
 import math
 import shlex
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lit_mnist.cli import DIVERGED, DONE, FAILED, Parser
 from lit_mnist.record.configs import SHIPPED
@@ -17,6 +18,13 @@ __all__ = ["main"]
 
 MOST_RUNS = 1000  # more need --yes: a typing error in a grid is quickly made
 BASE_OF_A_GRID = "lr0.1"
+# Learning rates in steps of 2 and batch sizes in steps of 4: each ratio of the two occurs with several batch sizes.
+MAP_GRID: dict[str, list[Any]] = {
+    "model.lr": [0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
+    "data.batch_size": [8, 32, 128, 512],
+}
+MAP_OPTIONS: dict[str, Any] = {"trainer.max_epochs": 8, "instruments": True}
+MAP_OPTIONS |= {"trainer.callbacks": [{"class_path": "lit_mnist.training.collapse.StopCollapsed"}]}
 
 
 def study_parser() -> Parser:
@@ -34,13 +42,18 @@ def study_parser() -> Parser:
     configs = f"files or shipped names (default: {' '.join(SHIPPED)})"
     grid = "values of an option of fit; may be repeated, all combinations are run; "
     grid += f"starts from {BASE_OF_A_GRID} unless --configs is given"
+    a_map = (
+        "the grid of 8 learning rates and 4 batch sizes, 8 epochs with instruments, the fast engine where numba is installed; "
+    )
+    a_map += "collapsed runs stop early; other options override it"
     scheduler = "send the runs to a Dask cluster whose workers see this working directory and have these versions of packages"
     dry_run = "write the config files, print the command line of each run, start none"
     add = parser.add_argument
     add("--configs", nargs="+", action="extend", metavar="CONFIG", help=configs)
     add("--seeds", default="3", metavar="N|A,B", help="number of seeds from 1 on, or a list of them (default: 3)")
     add("--grid", action="append", default=[], metavar="OPTION=A,B", help=grid)
-    add("--out", type=Path, default=Path("logs/study"), metavar="DIR", help="folder of the study (default: logs/study)")
+    add("--map", action="store_true", help=a_map)
+    add("--out", type=Path, metavar="DIR", help="folder of the study (default: logs/study, or logs/map)")
     add("--workers", type=int, metavar="N", help="runs at once on this machine (default: one per core)")
     add("--scheduler", metavar="ADDRESS", help=scheduler)
     add("--instruments", nargs="?", const="true", metavar="BOOL", help="measure in every run why training goes as it does")
@@ -61,14 +74,19 @@ def main(arguments: Sequence[str]) -> int:
 
     if options.workers is not None and (options.workers < 1 or options.scheduler):
         raise ValueError("--workers: at least 1, and not with --scheduler, whose cluster has its own.")
+    instruments = ["--instruments", options.instruments] if options.instruments else []
     grid, seeds = plan.parse_grid(options.grid), plan.parse_seeds(options.seeds)
+    for_all = plan.parse_options([*fit_options, *instruments])
+    if options.map:
+        grid = MAP_GRID | grid
+        engine = {"engine": "fast"} if find_spec("numba") else {}
+        for_all = {key: value for key, value in (MAP_OPTIONS | engine).items() if key not in grid} | for_all
+    out = options.out or Path("logs/map" if options.map else "logs/study")
     configs = options.configs or ([BASE_OF_A_GRID] if grid else SHIPPED)
     count = len(configs) * math.prod(map(len, grid.values())) * len(seeds)
     if count > MOST_RUNS and not options.yes:
         raise ValueError(f"That would be {count:,} runs: confirm with --yes, or give fewer values or seeds.")
-    instruments = ["--instruments", options.instruments] if options.instruments else []
-    for_all = plan.parse_options([*fit_options, *instruments])
-    runs = plan.plan_study(configs, grid, for_all, seeds, options.out, keep_names=bool(options.configs))
+    runs = plan.plan_study(configs, grid, for_all, seeds, out, keep_names=bool(options.configs))
     try:
         plan.refuse_other_settings(runs)
     except ValueError:
@@ -85,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     for run, status in statuses.items():
         if status.result is None or status.result.failed:
             print(f"{run}: {status.state}. {status.reason}", flush=True)
-    return _report([status.result for status in statuses.values()], options.out)
+    return _report([status.result for status in statuses.values()], out)
 
 
 def _report(results: "list[Result | None]", out: Path) -> int:

@@ -140,11 +140,11 @@ def set_option(settings: Settings, option: str, value: Any) -> None:
     settings[name] = value
 
 
-def difference(old: Settings, new: Settings) -> str:
+def first_change(old: Settings, new: Settings) -> str:
     """Names the first setting in which two configs differ, with both values; "" if there is none."""
     for key in sorted(old.keys() | new.keys()):
         if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
-            if inner := difference(old[key], new[key]):
+            if inner := first_change(old[key], new[key]):
                 return f"{key}.{inner}"
             continue
         before, after = (repr(side[key]) if key in side else "unset" for side in (old, new))
@@ -203,7 +203,7 @@ def groups_of(runs: Sequence[RunSpec]) -> list[RunGroup]:
 def refuse_other_settings(runs: Sequence[RunSpec]) -> None:
     """Raises ValueError if the study's folder has runs of the same name with other settings."""
     for group in groups_of(runs):
-        if group.file.exists() and (change := difference(read_config(group.file), group.settings)):
+        if group.file.exists() and (change := first_change(read_config(group.file), group.settings)):
             raise ValueError(f"{group.file.parent} holds runs of other settings ({change}): choose another --out.")
 
 

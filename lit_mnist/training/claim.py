@@ -13,17 +13,17 @@ def claim(name: str, config: Config, run_dir: str, ckpt_path: str | None, leavin
     """Locks the folder to work in until `leaving`, and finds the checkpoint to begin with.
 
     Args:
-        name: Of the configuration.
-        config: The resolved configuration, by which an unfinished run is known again.
+        name: Name of the configuration.
+        config: The resolved configuration, by which its unfinished run is recognised.
         run_dir: Folder asked for; empty: the run's own unfinished one, or the next free one below `logs/`.
         ckpt_path: Run folder or checkpoint asked for, or "last".
-        leaving: Unlocks the folder.
+        leaving: Gets a callback that unlocks the folder.
 
     Returns:
         The folder, and the checkpoint or None.
 
     Raises:
-        ValueError: The folder is another process's, a finished run's or something else's; there is no such checkpoint.
+        ValueError: The folder belongs to another process, a finished run or something else; or there is no such checkpoint.
     """
     given = None if ckpt_path in (None, "last") else find_checkpoint(Path(str(ckpt_path)))
     named = run_dir or _folder_to_resume(ckpt_path, LOGS / name)
@@ -38,31 +38,25 @@ def claim(name: str, config: Config, run_dir: str, ckpt_path: str | None, leavin
 
 def _lock(named: str) -> RunFolder:
     folder = RunFolder(Path(named))
-    _refuse_finished(folder)
-    if not folder.lock():
+    if not folder.is_finished and not folder.lock():
         raise ValueError(f"{named}: another process is training there; wait for it, or choose another --run_dir.")
-    try:
-        _refuse_finished(folder)  # it may have been finished since
-        if folder.is_foreign:
-            raise ValueError(f"{named} holds the files of something else; choose another --run_dir.")
-    except ValueError:
+    fault = ""
+    if folder.is_finished:  # perhaps by another process, just before it was locked
+        fault = "holds a finished run; choose another --run_dir, or remove the folder"
+    elif folder.is_foreign:
+        fault = "holds the files of something else; choose another --run_dir"
+    if fault:
         folder.unlock()
-        raise
+        raise ValueError(f"{named} {fault}.")
     return folder
 
 
-def _refuse_finished(folder: RunFolder) -> None:
-    if folder.is_finished:
-        raise ValueError(f"{folder.path} holds a finished run; choose another --run_dir, or remove the folder.")
-
-
 def _folder_to_resume(ckpt_path: str | None, parent: Path) -> str | None:
-    """Returns the unfinished run that `--ckpt_path` names, if it names one."""
+    """Returns the folder of the unfinished run that `--ckpt_path` names; None if it names something else, or nothing."""
     if ckpt_path == "last":
         unfinished = [run for path in parent.glob("*") if (run := RunFolder(path)).checkpoints and not run.is_finished]
         if not unfinished:
             raise ValueError(f"--ckpt_path last: {parent} holds no unfinished run with a checkpoint.")
         return str(max(unfinished, key=lambda run: run.checkpoints[0].stat().st_mtime).path)
-    if ckpt_path and Path(ckpt_path).is_dir() and RunFolder(Path(ckpt_path)).checkpoints:
-        return None if RunFolder(Path(ckpt_path)).is_finished else ckpt_path
-    return None
+    named = RunFolder(Path(ckpt_path)) if ckpt_path else None
+    return ckpt_path if named and named.checkpoints and not named.is_finished else None

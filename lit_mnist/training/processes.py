@@ -1,4 +1,4 @@
-"""Several processes of one run: the first alone claims the run folder and writes; all make its SGD steps, each on a share.
+"""Several processes of one run: only the first claims the run folder and writes; all make its SGD steps, each on a share.
 
 Lightning's own launcher starts the others from the same command line, or `torchrun` starts all of them.
 """
@@ -19,7 +19,7 @@ HANDED_OVER = "LIT_MNIST_RUN"  # in the environment of the processes that Lightn
 
 
 class RefusedByFirst(ValueError):
-    """Raised in the other processes of a run where the first refuses it, and says why."""
+    """Raised in the other processes of a run when the first refuses it; the first says why."""
 
 
 def is_first() -> bool:
@@ -51,7 +51,7 @@ def in_first(plan: Callable[[], list[Any]], devices: int) -> list[Any]:
 
 def _broadcast(plan: Callable[[], list[Any]]) -> list[Any]:
     if not dist.is_initialized():
-        # by its own name, because Lightning takes means of whole numbers apart where the group's backend is "gloo"
+        # by its name, from which Lightning knows that it must divide sums itself: gloo has no mean
         dist.init_process_group(None if torch.cuda.is_available() else "gloo")
     made: list[Any] = [None, ""]
     if dist.get_rank() == 0:
@@ -66,13 +66,13 @@ def _broadcast(plan: Callable[[], list[Any]]) -> list[Any]:
 
 
 def leave_group() -> None:
-    """Leaves the group of the run's processes. Its threads, met at the end of the interpreter, abort it now and then."""
+    """Leaves the group of the run's processes, whose threads may otherwise abort the interpreter as it ends."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 def check_strategy(trainer: pl.Trainer) -> None:
-    """Raises ValueError where the processes would not make the SGD steps of one."""
+    """Raises ValueError if several processes would not make the SGD steps of a single one."""
     started = int(os.environ.get("WORLD_SIZE", 1))
     if TorchElasticEnvironment.detect() and started != trainer.world_size:
         raise ValueError(

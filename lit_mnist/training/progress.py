@@ -22,9 +22,6 @@ class EpochProgress(ProgressBar):
         """Silences the bar; the Trainer calls it in all processes but the first."""
         self._enabled = False
 
-    def enable(self) -> None:
-        self._enabled = True
-
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._enabled and sys.stderr is not None and sys.stderr.isatty():
             self._bar = tqdm(

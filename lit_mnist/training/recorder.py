@@ -2,34 +2,28 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.datasets.loaders import Batch
 from lit_mnist.engines.blocks import IMAGES_PER_BLOCK
-from lit_mnist.insight.instruments import Instruments
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.events import EventFile
 from lit_mnist.record.folder import RunFolder
-from lit_mnist.record.result import Count, Fraction, Losses, Number, Text, Word
+from lit_mnist.training.history import CHECKPOINT_FORMAT, History
 from lit_mnist.training.processes import group_gradients
 from lit_mnist.training.progress import EpochProgress
 from lit_mnist.training.signals import stop_on_signals
 
-CHECKPOINT_FORMAT = 2  # 1: version 1.0, which resumed within epochs
-
-
-def now() -> str:
-    """Returns the time in UTC, to the second, in ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+if TYPE_CHECKING:
+    from lit_mnist import Instruments
 
 
 class Diverged(Exception):
@@ -44,23 +38,6 @@ class Diverged(Exception):
         self.epoch, self.step = epoch, step
 
 
-class History(msgspec.Struct, kw_only=True):
-    """The run so far, by epoch; part of every checkpoint. Losses in nats, accuracies as fractions, None: not validated."""
-
-    train_loss: Losses = []
-    train_loss_by_block: list[tuple[Count, Number]] = []
-    test_accuracy: list[Fraction] = []
-    val_loss: list[Number | None] = []
-    val_accuracy: list[Fraction | None] = []
-    train_seconds: list[Number] = []
-    ended: list[Number] = []  # UNIX time
-    seconds: Number = 0.0  # of the whole run, earlier processes included
-    started: Word = msgspec.field(default_factory=now)
-    resumed: Count = 0
-    stopped: Text = ""  # why a callback ended it
-    changes: list[Text] = []  # of the environment, from one process to the next
-
-
 class Recorder(Checkpoint):
     """Measures each epoch, logs it, and saves a checkpoint at its end.
 
@@ -68,13 +45,15 @@ class Recorder(Checkpoint):
 
     Args:
         folder: The run folder.
-        experiment: What makes the result; see `lit_mnist.record.experiment`.
-        environment: What may change its last bits.
         threads: CPU threads of the run.
         test_every_epoch: Measure test accuracy after every epoch; nothing is ever selected on it.
         writes_events: Write TensorBoard event files.
         progress: Shows each epoch.
         instruments: Measures why training goes as it does; it reads only.
+
+    Attributes:
+        experiment, environment: See `lit_mnist.training.experiment`; to be set before training starts.
+        events: TensorBoard's event file, in the process that writes it.
     """
 
     works_in_blocks = True
@@ -82,17 +61,17 @@ class Recorder(Checkpoint):
     def __init__(
         self,
         folder: RunFolder,
-        experiment: dict[str, Any],
-        environment: dict[str, Any],
         threads: int,
-        test_every_epoch: bool = True,
-        writes_events: bool = True,
-        progress: EpochProgress | None = None,
-        instruments: Instruments | None = None,
+        test_every_epoch: bool,
+        writes_events: bool,
+        progress: EpochProgress | None,
+        instruments: "Instruments | None",
     ) -> None:
-        self.folder, self.experiment, self.environment, self.threads = folder, experiment, environment, threads
-        self.test_every_epoch, self.writes_events, self.progress = test_every_epoch, writes_events, progress
-        self.instruments = instruments
+        self.folder, self.threads = folder, threads
+        self.test_every_epoch, self.writes_events = test_every_epoch, writes_events
+        self.progress, self.instruments = progress, instruments
+        self.experiment: dict[str, Any] = {}
+        self.environment: dict[str, Any] = {}
         self.history = History()
         self.events: EventFile | None = None
         self._pending: list[Tensor] = []  # losses (n,) of the block under way
@@ -102,13 +81,12 @@ class Recorder(Checkpoint):
         self._seconds_in_epoch = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        history = msgspec.structs.replace(self.history, seconds=self.history.seconds + time.monotonic() - self._began)
-        random_state = {"cpu": torch.get_rng_state()} | (
-            {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
-        )
+        random_state = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random_state["cuda"] = torch.cuda.get_rng_state()
         return {
             "format": CHECKPOINT_FORMAT,
-            "history": msgspec.to_builtins(history),
+            "history": msgspec.to_builtins(msgspec.structs.replace(self.history, seconds=self.seconds)),
             "experiment": self.experiment,
             "environment": self.environment,
             "random_state": random_state,
@@ -130,10 +108,7 @@ class Recorder(Checkpoint):
         torch.set_num_threads(self.threads)  # which ddp has changed
         trainer.should_stop = bool(self.history.stopped)
         if trainer.is_global_zero and self.writes_events:
-            self.folder.remove_events()
-            self.events = EventFile(self.folder.path)
-            for epoch in range(len(self.history.train_loss)):
-                self._write_points(epoch)
+            self._begin_events()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stop_on_signals()  # in place of the Trainer's own handlers
@@ -152,9 +127,9 @@ class Recorder(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._pending.append(outputs["losses"] if "losses" in outputs else outputs["loss"].detach().view(1))
-        now = time.monotonic()
-        self._seconds_in_epoch += now - self._clock
-        self._clock = now
+        self._seconds_in_epoch -= self._clock
+        self._clock = time.monotonic()
+        self._seconds_in_epoch += self._clock
         if "losses" in outputs and trainer.world_size == 1:  # where it costs nothing beside the steps
             self._check_finite(trainer, self._pending[-1])
         is_full = sum(map(len, self._pending)) >= IMAGES_PER_BLOCK // self.experiment["batch_size"]
@@ -185,9 +160,10 @@ class Recorder(Checkpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        for values, name in ((self.history.val_loss, "val/loss"), (self.history.val_accuracy, "val/accuracy")):
-            values += [None] * (trainer.current_epoch - len(values))
-            values[trainer.current_epoch :] = [float(trainer.callback_metrics[name])]
+        history, epoch = self.history, trainer.current_epoch
+        for values, name in ((history.val_loss_by_epoch, "val/loss"), (history.val_accuracy_by_epoch, "val/accuracy")):
+            values += [None] * (epoch - len(values))
+            values[epoch:] = [float(trainer.callback_metrics[name])]
         self._clock = time.monotonic()  # validating is not training
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -195,41 +171,51 @@ class Recorder(Checkpoint):
         self._end_block(trainer)
         history, epoch = self.history, trainer.current_epoch
         measured = {"loss": torch.cat(self._losses).cpu().double().mean().item()}  # Apple's GPUs have no float64
-        history.train_loss.append(measured["loss"])
-        history.train_seconds.append(round(self._seconds_in_epoch, 3))
+        seconds = round(self._seconds_in_epoch, 3)
+        history.train_loss_by_epoch.append(measured["loss"])
+        history.train_seconds_by_epoch.append(seconds)
         history.ended.append(time.time())
-        history.stopped = why_stopped(trainer) if trainer.should_stop else ""
-        if len(history.val_accuracy) > epoch:
-            measured |= {"val loss": history.val_loss[-1] or 0.0, "val accuracy": history.val_accuracy[-1] or 0.0}
+        if trainer.should_stop:
+            reasons = (getattr(each, "stopping_reason_message", "") for each in trainer.callbacks)  # type: ignore[attr-defined]
+            history.stopped = next(filter(None, reasons), "by a callback")  # `EarlyStopping` has a reason
+        if len(history.val_accuracy_by_epoch) > epoch:
+            measured["val loss"] = history.val_loss_by_epoch[-1] or 0.0
+            measured["val accuracy"] = history.val_accuracy_by_epoch[-1] or 0.0
         is_whole = trainer.global_step % self.experiment["steps_per_epoch"] == 0  # else max_steps ends the run here
         if self.test_every_epoch and is_whole:
             data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined] # set by a connector
             _, measured["test accuracy"] = evaluate(trainer, pl_module, data.test_dataloader())
-            history.test_accuracy.append(measured["test accuracy"])
+            history.test_accuracy_by_epoch.append(measured["test accuracy"])
             pl_module.log("test/accuracy", measured["test accuracy"], sync_dist=True)
-        pl_module.log("train/seconds", history.train_seconds[-1], sync_dist=True)
+        pl_module.log("train/seconds", seconds, sync_dist=True)
         if self.events:
-            self._write_points(epoch, with_blocks=False)
+            self._write_points(epoch)
             self.events.flush()
         if self.progress:
-            self.progress.epoch_line(trainer, measured, history.train_seconds[-1])
+            self.progress.epoch_line(trainer, measured, seconds)
         # a loss may still be finite while the step after it made the weights infinite: keep the last good checkpoint
         if all(weights.isfinite().all() for weights in pl_module.state_dict().values()):
             trainer.save_checkpoint(self.folder.checkpoint_path(trainer.global_step))
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if self.events and not isinstance(exception, Diverged):  # the end of a diverged run is still to be recorded
-            self.events.close()
+    def _begin_events(self) -> None:
+        """Begins an event file with the points of all epochs that earlier processes of the run have trained."""
+        self.folder.remove_events()
+        self.events = EventFile(self.folder.path)
+        for epoch in range(len(self.history.train_loss_by_epoch)):
+            self._write_points(epoch)
+        for step, loss in self.history.train_loss_by_block:
+            when = self.history.ended[(step - 1) // self.experiment["steps_per_epoch"]]
+            self.events.add_scalar("train/loss_step", loss, step, when)
 
-    def _write_points(self, epoch: int, with_blocks: bool = True) -> None:
-        """Writes the points of an epoch, 0-based, to the event file."""
+    def _write_points(self, epoch: int) -> None:
+        """Writes what was measured of an epoch, 0-based, to the event file."""
         assert self.events is not None
         history, when = self.history, self.history.ended[epoch]
         curves: dict[str, Sequence[float | None]] = {
-            "train/loss": history.train_loss,
-            "val/loss": history.val_loss,
-            "val/accuracy": history.val_accuracy,
-            "test/accuracy": history.test_accuracy,
+            "train/loss": history.train_loss_by_epoch,
+            "val/loss": history.val_loss_by_epoch,
+            "val/accuracy": history.val_accuracy_by_epoch,
+            "test/accuracy": history.test_accuracy_by_epoch,
         }
         for tag, values in curves.items():
             if epoch < len(values) and (value := values[epoch]) is not None:
@@ -238,16 +224,6 @@ class Recorder(Checkpoint):
             if epoch < measured["epoch"] <= epoch + 1:
                 for name, value in measured.items():
                     self.events.add_scalar(f"instruments/{name}", value, int(measured["step"]), when)
-        steps = self.experiment["steps_per_epoch"]
-        for step, loss in history.train_loss_by_block if with_blocks else []:
-            if epoch * steps < step <= (epoch + 1) * steps:
-                self.events.add_scalar("train/loss_step", loss, step, when)
-
-
-def why_stopped(trainer: pl.Trainer) -> str:
-    """Returns the reason of the callback that stopped training early."""
-    stoppers = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]  # type: ignore[attr-defined]
-    return next((reason for callback in stoppers if (reason := callback.stopping_reason_message)), "by a callback")
 
 
 @torch.inference_mode()

@@ -14,25 +14,16 @@ from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.atomic import write_atomically
 from lit_mnist.record.checkpoint import read_checkpoint
-from lit_mnist.record.experiment import environment_changes, refuse_other_experiment
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.provenance import versions
+from lit_mnist.training.experiment import environment_changes, refuse_other_experiment
+from lit_mnist.training.history import CHECKPOINT_FORMAT, History, SavedRun
 from lit_mnist.training.processes import is_first
-from lit_mnist.training.recorder import CHECKPOINT_FORMAT, History, Recorder
+from lit_mnist.training.recorder import Recorder
 
 KEPT = 2  # checkpoints: the newest, and the one before it in case the newest is damaged later
 WHOLE_RUN = ("epoch", "global_step", "state_dict", "callbacks")  # parts of a checkpoint that a run takes from the file
-
-
-class SavedRun(msgspec.Struct):
-    """What the Recorder keeps in a checkpoint."""
-
-    format: int
-    history: History
-    experiment: dict[str, str | int | float | bool | list[str | int | float] | None]
-    environment: dict[str, str | int]
-    random_state: dict[str, Any]
 
 
 def read_start(path: Path, trainer: pl.Trainer, model: LitMLP, recorder: Recorder) -> dict[str, Any]:
@@ -58,7 +49,7 @@ def read_start(path: Path, trainer: pl.Trainer, model: LitMLP, recorder: Recorde
         run, steps = msgspec.convert(saved, SavedRun), int(checkpoint["global_step"])
     except (KeyError, TypeError, msgspec.ValidationError):
         raise ValueError(f"{name} was not saved by fit, so that there is no run to resume; name a run folder.") from None
-    epochs = len(run.history.train_loss)
+    epochs = len(run.history.train_loss_by_epoch)
     refuse_other_experiment(recorder.experiment, run.experiment, epochs, steps)
     _check_position(name, run.history, steps, recorder.experiment)
     _check_states(name, checkpoint, trainer, model, run.random_state)
@@ -78,17 +69,22 @@ def read_start(path: Path, trainer: pl.Trainer, model: LitMLP, recorder: Recorde
 
 
 def _check_position(name: str, history: History, steps: int, experiment: dict[str, Any]) -> None:
-    epochs, limit = len(history.train_loss), experiment["max_steps"]
+    epochs, limit = len(history.train_loss_by_epoch), experiment["max_steps"]
     expected = epochs * experiment["steps_per_epoch"]
     if steps != (min(expected, limit) if limit >= 0 else expected):
         raise ValueError(
             f"{name} was saved after {steps} SGD steps, but the {epochs} epochs in its record end after {expected}; "
             "resume from the end of an epoch."
         )
-    for part in ("train_seconds", "ended", "test_accuracy", "val_loss", "val_accuracy"):
+    whole = ("train_seconds_by_epoch", "ended")
+    for part in (*whole, "test_accuracy_by_epoch", "val_loss_by_epoch", "val_accuracy_by_epoch"):
         count = len(getattr(history, part))
-        if count != epochs if part in ("train_seconds", "ended") else count > epochs:
-            raise ValueError(f"{name} has {count} epochs in its {part}, but {epochs} in its train_loss; it was altered.")
+        if count != epochs if part in whole else count > epochs:
+            raise ValueError(
+                f"{name} has {count} epochs in its {part}, but {epochs} in its train_loss_by_epoch; it was altered."
+            )
+    if not all(0 < step <= steps for step, _ in history.train_loss_by_block):
+        raise ValueError(f"{name} has losses of steps that it has not made in its train_loss_by_block; it was altered.")
 
 
 def _check_states(name: str, checkpoint: dict[str, Any], trainer: pl.Trainer, model: LitMLP, random: dict[str, Any]) -> None:
@@ -97,7 +93,7 @@ def _check_states(name: str, checkpoint: dict[str, Any], trainer: pl.Trainer, mo
     if {key: value.shape for key, value in ours.items()} != {
         key: getattr(value, "shape", None) for key, value in theirs.items()
     }:
-        raise ValueError(f"{name} holds another network than this run's.")
+        raise ValueError(f"{name} holds a network other than this run's.")
     if not all(value.isfinite().all() for value in theirs.values()):
         raise ValueError(f"{name} holds weights that are not finite; it cannot be used.")
     part = "the random state"
