@@ -82,6 +82,14 @@ def test_what_was_measured_after_a_failure_does_not_count(tmp_path: Path) -> Non
     assert "From epoch 2 on" not in why(tmp_path)  # one run lived that long
 
 
+def test_what_was_measured_at_the_end_of_the_epoch_of_a_collapse_does_not_count(tmp_path: Path) -> None:
+    write_run(
+        tmp_path / "a", losses=[0.5, 0.3, 2.31, 2.31], measurements=[{"epoch": epoch, "loss": 1.0} for epoch in (2.0, 3.0, 4.0)]
+    )
+    (run,), _ = read_folders([tmp_path])
+    assert readings(run, "loss") == [(2.0, 1.0)]
+
+
 def test_the_fewest_and_most_active_and_dead_units_are_named_where_ranges_are_disjoint(tmp_path: Path) -> None:
     write_measured(tmp_path, "low", [0.4, 0.5, 0.9], lr=0.01, active=60)
     write_measured(tmp_path, "high", [0.4, 0.5, 0.9], lr=0.1, active=20, dead=1.15)
