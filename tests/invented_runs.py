@@ -43,11 +43,9 @@ def make_result(
     steps = math.ceil(settings["train_size"] / settings["batch_size"])
     outcome, reason = ("diverged", "the training loss is not finite") if diverged else judge(losses, settings["classes"])
     if blocks is None:
-        every = max(1, 4096 // settings["batch_size"])
-        blocks = [
-            (step, 2.3 * (losses[-1] / 2.3) ** (step / (steps * len(losses))))
-            for step in range(every, steps * len(losses), every)
-        ]
+        every, total = max(1, 4096 // settings["batch_size"]), steps * len(losses)
+        ends = [start + min(step, steps) for start in range(0, total, steps) for step in range(every, steps + every, every)]
+        blocks = [(end, 2.3 * (losses[-1] / 2.3) ** (end / total)) for end in ends]
     return Result(
         name=name,
         outcome=outcome,  # type: ignore[arg-type]

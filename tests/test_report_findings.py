@@ -136,7 +136,7 @@ def test_per_image_and_per_step_are_told_apart(tmp_path: Path) -> None:
             write_run(tmp_path / f"{batch_size}" / f"{seed}", f"batch{batch_size}", seed, losses, batch_size=batch_size)
     lead, _ = sentences(tmp_path, "batch_size")
     assert "After one epoch (equal images), the training loss is 3.00 times as high at 128 as at 8 (" in lead
-    assert "After 1,856 SGD steps, it is " in lead
+    assert "After 1,876 SGD steps, it is " in lead
     assert " times as high at 8 as at 128 (" in lead
 
 

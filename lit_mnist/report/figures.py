@@ -86,8 +86,7 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
     for quantity in (None, *DECLARED):
         name, unit = (quantity.name, "nats" if quantity.is_loss else "%") if quantity else ("failed runs", "%")
         with canvas(*PANEL) as figure:
-            axes = figure.add_axes((0.145, 0.145, 0.825, 0.76), xlabel=AXES[axis], xscale="log")
-            axes.set_title(f"{name} ({unit})", loc="left")
+            axes = panel(figure, f"{name} ({unit})", AXES[axis])
             for index, sweep in enumerate(sorted(sweeps, key=lambda sweep: sweep.fixed_level)):
                 shift = 1 + 0.05 * (index - (len(sweeps) - 1) / 2)
                 _draw_line(axes, sweep, quantity, shift, palette.at(sweep.other, sweep.fixed_level))
@@ -104,6 +103,13 @@ def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Dr
             file, title = f"{axis}_{name.replace(' ', '_')}", f"{name.capitalize()} against {AXES[axis]}"
             drawings.append(Drawing(file, title, to_svg(figure)))
     return drawings
+
+
+def panel(figure: Figure, title: str, xlabel: str) -> Axes:
+    """Axes of a small figure, `PANEL` inches, over a logarithmic x axis."""
+    axes = figure.add_axes((0.145, 0.145, 0.825, 0.76), xlabel=xlabel, xscale="log")
+    axes.set_title(title, loc="left")
+    return axes
 
 
 def _draw_line(axes: Axes, sweep: Sweep, quantity: Quantity | None, shift: float, color: str) -> None:

@@ -43,7 +43,7 @@ class Quantity:
         """Writes a value: losses with three digits, accuracies in percent, a dash for None."""
         if value is None:
             return "–"
-        return loss_text(value) if self.is_loss else f"{100 * value:.2f} %"
+        return three_digits(value) if self.is_loss else f"{100 * value:.2f} %"
 
     def median_text(self, group: Group) -> str:
         """Writes the median of the values."""
@@ -51,9 +51,9 @@ class Quantity:
         return self.text(median(values) if values else None)
 
 
-def loss_text(loss: float) -> str:
-    """Writes a loss with three significant digits, and small ones without an exponent."""
-    return f"{loss:.3g}" if loss >= 1e4 or loss < 1e-6 else f"{loss:.{max(0, 2 - math.floor(math.log10(loss)))}f}"
+def three_digits(value: float) -> str:
+    """Writes a value above 0 with three significant digits, and small ones without an exponent."""
+    return f"{value:.3g}" if value >= 1e4 or value < 1e-6 else f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def _survivors(of: Callable[[RecordedRun], float | None]) -> Callable[[RecordedRun], float | None]:

@@ -114,20 +114,14 @@ def rate_interval(count: int, exposure: float) -> tuple[float, float]:
 
 
 def fails_evenly(lengths: Sequence[float], failed: Sequence[bool]) -> bool:
-    """Tells if failures come no faster in the first half of all the time trained than in the second, as far as can be told.
+    """Tells if a constant risk explains when runs failed: a Kolmogorov-Smirnov test at 5 %.
 
-    Under a constant risk each failure falls into either half with the same probability: a binomial test at 5 %.
+    Under a constant risk failures are spread evenly over the time that all runs together have trained.
 
     Args:
         lengths: Epochs that each run trained.
         failed: True where a run failed then; at least one did.
     """
-    low, high = 0.0, max(lengths)
-    for _ in range(50):  # the moment up to which half of the time was trained, by bisection
-        middle = (low + high) / 2
-        if sum(min(length, middle) for length in lengths) < sum(lengths) / 2:
-            low = middle
-        else:
-            high = middle
-    early = sum(fails and length <= high for length, fails in zip(lengths, failed, strict=True))
-    return bool(stats.binomtest(early, sum(failed), 0.5).pvalue >= 1 - CONFIDENCE)
+    moments = [length for length, fails in zip(lengths, failed, strict=True) if fails]
+    spent = [float(np.minimum(lengths, moment).sum()) / sum(lengths) for moment in moments]
+    return bool(stats.kstest(spent, "uniform").pvalue >= 1 - CONFIDENCE)

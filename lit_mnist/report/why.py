@@ -1,34 +1,37 @@
 """Section "Why": what was measured while the runs trained, and the sentences whose conditions hold."""
 
 import math
-from collections.abc import Callable, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, combinations, pairwise
 from statistics import median
 
 from lit_mnist.record.result import guessing
-from lit_mnist.report.drawing import FAINT, INK, Drawing, Palette, canvas, to_svg
+from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import Group, Sweep
-from lit_mnist.report.figures import PANEL, logarithmic
+from lit_mnist.report.figures import PANEL, Points, logarithmic, panel
 from lit_mnist.report.findings import listed
 from lit_mnist.report.load import RecordedRun
+from lit_mnist.report.quantities import three_digits
 from lit_mnist.report.render import Block, Bullets, Figures, Section
 from lit_mnist.report.statistics import difference, fails_evenly, rate_interval
 
-Readings = list[tuple[float, float]]  # epoch and value
 BATCH_EDGE, EDGE = "lr_batch_sharpness_half", "lr_sharpness_half"
 SETTLED = 2.0  # epochs after which the position relative to the edge of stability is stated
 FEWEST_MEASURED = 3  # runs of a group
 FEWEST_FAILURES = 5  # of a group whose risk per epoch is stated
 EQUAL_LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # nats, at which test accuracies are compared
 SAME_ACCURACY = 0.003  # a difference whose whole interval is smaller is called none
-MOST_IN_LEGEND = 6  # groups
-NAMED = 4  # groups in one sentence
+MOST_IN_LEGEND = 6  # groups in one figure
+NAMED = 5  # groups in one sentence, and sentences of one kind
 METHODS = (
     "Sharpness is the largest eigenvalue of the Hessian of the training loss, on the same images in all runs. Batch sharpness "
     "is the mean over mini-batches of g'Hg / g'g, each with its own gradient g and Hessian H.",
-    "A hidden unit is active on an image if its output is above 0, and dead if that is so for none of the measured images.",
+    "An image activates a hidden unit if the unit's output is above 0; a unit that no measured image activates is dead. Shares "
+    "are means over the hidden layers.",
     "The risk of failure per epoch is the number of failures over all epochs trained, with the exact Poisson interval; it "
-    "counts as constant unless a binomial test tells the failures in the first half of these epochs from those in the second.",
+    "is given for five failures or more, unless a Kolmogorov-Smirnov test tells them from failures at a constant risk.",
+    "Test accuracies are compared where the loss of an epoch's last block first falls to 0.5, 0.2, 0.1, 0.05, 0.02 or 0.01 "
+    "nats, interpolated between the ends of epochs.",
 )
 
 
@@ -40,52 +43,63 @@ def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palet
         sweeps: The main sweep of each hyperparameter.
         palette: Colours of the groups.
     """
-    measured = [each for each in groups if any(run.result.instruments for run in each.runs)]
-    by_batch = [sweep for sweep in sweeps if sweep.axis == "batch_size"]
-    sentences = [edge_of_stability(measured), *units(measured), *map(risk, groups)]
-    sentences += map(equal_loss, sweeps)
+    sentences = [edge_of_stability(groups)]
+    sentences += [units(sweep, kind) for sweep in sweeps for kind in ("active", "dead")]
+    sentences += [risk(groups), *map(equal_accuracy, sweeps)]
     drawings = []
-    if any(readings(run, BATCH_EDGE) for each in measured for run in each.runs):
-        drawings.append(_draw(measured, palette, "edge_of_stability", "learning rate × batch sharpness / 2", BATCH_EDGE))
-    if any(readings(run, "active") for each in measured for run in each.runs):
-        drawings.append(_draw(measured, palette, "active_units", "active hidden units (%)", "active"))
-    if drawings and by_batch:
-        drawings += [_draw_losses(by_batch[0].groups, palette, amount) for amount in ("images", "SGD steps")]
-    key = f" {palette.key}" if len(measured) > MOST_IN_LEGEND else ""
-    blocks: list[Block] = [Bullets(found)] if (found := [each for each in sentences if each]) else []
-    if drawings:
-        crossed = " At the dashed line a step leaves the loss of its own mini-batch as it was." if len(drawings) > 1 else ""
-        blocks.insert(0, Figures(drawings, f"Every measured run a dot, lines join medians.{crossed}{key}"))
+    for name, label in ((BATCH_EDGE, "learning rate × batch sharpness / 2"), ("active", "active hidden units (%)")):
+        curves = {each: [readings(run, name) for run in each.runs] for each in groups}
+        drawings.append(_draw(name, label, "epoch", curves, palette))
+    for sweep in sweeps:
+        if sweep.axis == "batch_size":
+            drawings += [_draw_losses(sweep, "images"), _draw_losses(sweep, "SGD steps")]
+    blocks: list[Block] = []
+    if shown := [each for each in drawings if each]:
+        many = len(groups) > MOST_IN_LEGEND
+        bands = palette.key if many else "Bands reach from the lowest run to the highest."
+        blocks.append(Figures(shown, f"Lines join medians. {bands} A run counts until it fails."))
+    if said := [each for each in sentences if each]:
+        blocks.append(Bullets(said))
     return Section("why", "Why", blocks) if blocks else None
 
 
-def readings(run: RecordedRun, name: str) -> Readings:
-    """Reads what was measured before a failure, by epoch; "active" and "dead" units in percent, the mean of the layers."""
+def readings(run: RecordedRun, name: str) -> Points:
+    """Reads what was measured before the run ended or failed, by epoch, leaving out what no training can give.
+
+    Args:
+        run: Any run.
+        name: A measurement above 0; or "active" or "dead", the mean share of the units of the hidden layers, in percent.
+    """
     found = []
     for moment in run.result.instruments.get("measurements", []):
         layers = [value for key, value in moment.items() if key.startswith(f"{name}_units_")]
         value = 100 * sum(layers) / len(layers) if layers else moment.get(name, 0.0)
+        is_possible = 0 <= value <= 100 if layers else value > 0
         epoch = moment.get("epoch", 0.0)
-        if 0 < epoch <= (run.failure or math.inf) and (value > 0 or layers):
+        if is_possible and 0 < epoch <= run.length and epoch != run.failure:
             found.append((epoch, value))
     return found
 
 
 def edge_of_stability(groups: Sequence[Group]) -> str:
-    """States where training sits relative to the edge of stability; "" without three measured runs of a group."""
-    shown = _outermost(groups, lambda each: _settled(each, BATCH_EDGE))
-    if not shown:
+    """States on which side of the edge of stability the runs train; "" without three measured runs of a group."""
+    places = {each: _settled(each, BATCH_EDGE) for each in groups}
+    shown = _outermost([each for each in groups if places[each]], lambda each: places[each])
+    sides: dict[str, list[str]] = {}
+    for each in shown:
+        low, high = min(places[each]), max(places[each])
+        side = "below 1" if high < 1 else "above 1" if low > 1 else "on both sides of 1"
+        ends = f"{three_digits(low)} to {three_digits(high)}"
+        place = f"{three_digits(median(places[each]))}; {ends} in {_counted(each, len(places[each]))}"
+        sides.setdefault(side, []).append(f"{each.name} ({place})")
+    if not sides:
         return ""
-    batch = [
-        f"{median(values):.2f} with {each.name} ({_counted(each, len(values))})"
-        for each in shown
-        if (values := _settled(each, BATCH_EDGE))
-    ]
-    full = [f"{median(values):.2f} with {each.name}" for each in shown if (values := _settled(each, EDGE))]
+    told = ", and ".join(f"{side} with {listed(names)}" for side, names in sides.items())
+    whole = [f"{three_digits(median(values))} with {each.name}" for each in shown if (values := _settled(each, EDGE))]
     return (
-        f"From epoch {SETTLED:g} on, the median of learning rate × batch sharpness / 2 is {listed(batch)}. At 1, the edge of "
-        "stability, a step no longer lowers the loss of its own mini-batch."
-        + (f" By the sharpness of the loss of all images it is {listed(full)}." if full else "")
+        f"From epoch {SETTLED:g} on, the median of learning rate × batch sharpness / 2 is {told}. At 1, the edge of stability, "
+        "a step no longer lowers the loss of its own mini-batch."
+        + (f" With the sharpness of the whole training loss, it is {listed(whole)}." if whole else "")
     )
 
 
@@ -96,67 +110,76 @@ def _settled(group: Group, name: str) -> list[float]:
     return medians if len(medians) >= FEWEST_MEASURED else []
 
 
-def units(groups: Sequence[Group]) -> list[str]:
-    """States with which settings the fewest and the most units are active, and dead, if the ranges of the runs are disjoint."""
-    sentences = []
-    for name in ("active", "dead"):
-        last = {
-            each: [found[-1][1] for run in each.runs if not run.result.failed and (found := readings(run, name))]
-            for each in groups
-        }
-        ranked = sorted((each for each in groups if len(last[each]) >= FEWEST_MEASURED), key=lambda each: median(last[each]))
-        if len(ranked) < 2 or max(last[ranked[0]]) >= min(last[ranked[-1]]):
-            continue
-        few, most = (
-            f"with {each.name}, {min(last[each]):.1f} to {max(last[each]):.1f} % ({_counted(each, len(last[each]))})"
-            for each in (ranked[0], ranked[-1])
-        )
-        sentences.append(f"At the end of training, the fewest hidden units are {name} {few}, and the most {most}.")
-    return sentences
-
-
-def risk(group: Group) -> str:
-    """States the risk of failure per epoch; "" with fewer than five failures, or if the risk is not constant."""
-    lengths, failed = [run.length for run in group.runs], [run.result.failed for run in group.runs]
-    count, epochs = sum(failed), sum(lengths)
-    if count < FEWEST_FAILURES or not fails_evenly(lengths, failed):
+def units(sweep: Sweep, kind: str) -> str:
+    """States at which levels the fewest and the most units are "active" or "dead", if the ranges of the runs are disjoint."""
+    last = {
+        each: [found[-1][1] for run in each.runs if not run.result.failed and (found := readings(run, kind))]
+        for each in sweep.groups
+    }
+    ranked = sorted((each for each in last if len(last[each]) >= FEWEST_MEASURED), key=lambda each: median(last[each]))
+    if not ranked or max(last[ranked[0]]) >= min(last[ranked[-1]]):
         return ""
-    low, high = (100 * end for end in rate_interval(count, epochs))
+    few, most = (
+        (f"{min(last[each]):.1f} to {max(last[each]):.1f} %", f"{sweep.level(each)} ({_counted(each, len(last[each]))})")
+        for each in (ranked[0], ranked[-1])
+    )
+    what = "of the hidden units are active on an average image" if kind == "active" else "of the hidden units are dead"
+    return f"When last measured, {few[0]} {what} at {sweep.label} {few[1]}, but {most[0]} at {most[1]}."
+
+
+def risk(groups: Sequence[Group]) -> str:
+    """States the risk of failure per epoch where at least five runs of a group failed, and at a constant risk; else ""."""
+    told = []
+    for each in sorted(groups, key=lambda each: -len(each.failed)):
+        lengths, failed = [run.length for run in each.runs], [run.result.failed for run in each.runs]
+        count, epochs = sum(failed), sum(lengths)
+        if count >= FEWEST_FAILURES and fails_evenly(lengths, failed):
+            low, high = (100 * end for end in rate_interval(count, epochs))
+            counted = f"{count} of {len(lengths)} runs failed in {epochs:.0f} epochs"
+            told.append(f"{100 * count / epochs:.1f} % with {each.name} ({low:.1f} to {high:.1f} %; {counted})")
+    if not told:
+        return ""
     return (
-        f"With {group.name}, {count} of {len(lengths)} runs failed in {epochs:.0f} epochs of training: a risk of "
-        f"{100 * count / epochs:.1f} % per epoch ({low:.1f} to {high:.1f} %). It shows no change as training goes on, so a "
-        "longer run fails more often."
+        f"The risk of failure per epoch is {listed(told[:NAMED])}. Nothing suggests that it changes as training goes on, so a "
+        "longer run is more likely to fail."
     )
 
 
-def equal_loss(sweep: Sweep) -> str:
-    """States the levels farthest apart with the same test accuracy at two equal training losses, within 0.3 points."""
-    levels = sweep.groups
-    pairs = sorted(combinations(range(len(levels)), 2), key=lambda pair: pair[0] - pair[1])  # those far apart first
-    for first, second in ((levels[low], levels[high]) for low, high in pairs):
-        same = []
-        for loss in EQUAL_LOSSES:
-            samples = [
-                [found for run in each.runs if (found := accuracy_at(run, loss)) is not None] for each in (first, second)
-            ]
-            if min(map(len, samples)) >= FEWEST_MEASURED:
-                change = difference(*samples)
-                if max(abs(change.low), abs(change.high)) <= SAME_ACCURACY:
-                    same.append(
-                        f"{100 * change.low:+.2f} to {100 * change.high:+.2f} points at {loss:g} nats".replace("-", "−")
-                    )
-        if len(same) > 1:
-            where = f"{sweep.label} {sweep.level(first)} and {sweep.level(second)}"
+def equal_accuracy(sweep: Sweep) -> str:
+    """States the widest pair of levels whose test accuracies are the same, within 0.3 points, at two equal losses at least.
+
+    "" where there is none, or where accuracies at another equal loss are further apart than that beyond doubt.
+    """
+    samples = {
+        each: {loss: [found for run in each.runs if (found := accuracy_at(run, loss)) is not None] for loss in EQUAL_LOSSES}
+        for each in sweep.groups
+    }
+    pairs = sorted(combinations(sweep.groups, 2), key=lambda pair: -pair[1].level(sweep.axis) / pair[0].level(sweep.axis))
+    for first, second in pairs:
+        changes = {
+            loss: difference(samples[first][loss], samples[second][loss])
+            for loss in EQUAL_LOSSES
+            if min(len(samples[first][loss]), len(samples[second][loss])) >= FEWEST_MEASURED
+        }
+        same = [
+            f"{100 * change.low:+.2f} to {100 * change.high:+.2f} points at {loss:g} nats in {len(samples[first][loss])} and "
+            f"{len(samples[second][loss])} runs".replace("-", "−")
+            for loss, change in changes.items()
+            if max(-change.low, change.high) <= SAME_ACCURACY
+        ]
+        if len(same) > 1 and all(change.low <= SAME_ACCURACY and change.high >= -SAME_ACCURACY for change in changes.values()):
             return (
-                f"At equal training loss, test accuracy at {where} is the same to within {100 * SAME_ACCURACY:g} points "
-                f"({listed([same[0], same[-1]])})."
+                f"At equal training loss, test accuracy at {sweep.label} {sweep.level(first)} and {sweep.level(second)} is the "
+                f"same to within {100 * SAME_ACCURACY:g} points ({same[0]}, {same[-1]})."
             )
     return ""
 
 
 def accuracy_at(run: RecordedRun, loss: float) -> float | None:
-    """Test accuracy when an epoch's training loss first fell to `loss`, interpolated between epochs; None if it never did."""
-    curve = list(zip(run.result.train_loss_by_epoch, run.result.test_accuracy_by_epoch, strict=False))
+    """Test accuracy when the training loss first fell to `loss`, between two ends of epochs; None if it never did."""
+    blocks, per_epoch = dict(run.block_losses), run.result.steps_per_epoch
+    ends = enumerate(run.result.test_accuracy_by_epoch, 1)
+    curve = [(blocks[epoch * per_epoch], accuracy) for epoch, accuracy in ends if epoch * per_epoch in blocks]
     for (before, low), (after, high) in pairwise(curve):
         if after <= loss < before:
             share = math.log(before / loss) / math.log(before / after) if after > 0 else 1.0
@@ -164,60 +187,56 @@ def accuracy_at(run: RecordedRun, loss: float) -> float | None:
     return None
 
 
-def _outermost(groups: Sequence[Group], values: Callable[[Group], list[float]]) -> list[Group]:
-    """The measured groups by their median, or the two lowest and the two highest of many."""
-    ranked = sorted((each for each in groups if values(each)), key=lambda each: median(values(each)))
-    return ranked if len(ranked) <= NAMED + 1 else ranked[: NAMED // 2] + ranked[-NAMED // 2 :]
+def _outermost(groups: Sequence[Group], values: Callable[[Group], Sequence[float]]) -> list[Group]:
+    """The groups by their median, or the lowest and the highest of many."""
+    ranked = sorted(groups, key=lambda each: median(values(each)))
+    return ranked if len(ranked) <= NAMED else ranked[: NAMED // 2] + ranked[-(NAMED // 2) :]
 
 
 def _counted(group: Group, measured: int) -> str:
     """The number of runs behind a value, and of failures among all, to be put in parentheses."""
     of = f" of {len(group.runs)}" if measured < len(group.runs) else ""
-    return f"{measured}{of} runs" + (f"; {len(group.failed)} failed" if group.failed else "")
+    return f"{measured}{of} runs" + (f", {len(group.failed)} failed" if group.failed else "")
 
 
-def _draw(groups: Sequence[Group], palette: Palette, file: str, label: str, name: str) -> Drawing:
-    """Draws a reading against the epoch: every run a dot, medians joined."""
+def _draw_losses(sweep: Sweep, amount: str) -> Drawing | None:
+    """Draws the training loss of blocks of mini-batches against "images" or "SGD steps", a colour for each batch size."""
+    top = 1.3 * guessing(sweep.groups[0].result.classes)
+    curves: dict[Group, list[Points]] = {}
+    for each in sweep.groups:
+        scale = each.result.batch_size if amount == "images" else 1
+        curves[each] = [
+            [
+                (scale * step, min(max(loss, 1e-12), top))
+                for step, loss in run.block_losses
+                if step <= run.length * run.result.steps_per_epoch
+            ]
+            for run in each.runs
+        ]
+    return _draw(f"loss_by_{amount.split()[-1]}", "training loss (nats)", amount, curves, Palette(sweep.groups))
+
+
+def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Points]], palette: Palette) -> Drawing | None:
+    """Draws medians and ranges of the curves of each group's runs; None if there are no points."""
+    curves = {each: runs for each, runs in curves.items() if any(runs)}
+    if not curves:
+        return None
     with canvas(*PANEL) as figure:
-        axes = figure.add_axes((0.145, 0.145, 0.825, 0.76), xlabel="epoch", xscale="log")
-        axes.set_title(label, loc="left")
-        for each in groups:
-            by_epoch: dict[float, list[float]] = {}
-            for run in each.runs:
-                for epoch, value in readings(run, name):
-                    by_epoch.setdefault(epoch, []).append(value)
-                    axes.plot(epoch, value, "o", color=palette.of(each), alpha=0.3, markersize=3, markeredgewidth=0)
-            epochs = sorted(by_epoch)
-            middle = [median(by_epoch[epoch]) for epoch in epochs]
-            axes.plot(epochs, middle, color=palette.of(each), linestyle=palette.dash(each), label=each.name)
-        if name == BATCH_EDGE:
+        axes = panel(figure, label, xlabel)
+        for each, runs in curves.items():
+            values: dict[float, list[float]] = {}
+            for x, y in chain.from_iterable(runs):
+                values.setdefault(x, []).append(y)
+            along, color = sorted(values), palette.of(each)
+            middle, low, high = ([pick(values[x]) for x in along] for pick in (median, min, max))
+            if len(curves) <= MOST_IN_LEGEND:
+                axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
+            axes.plot(along, middle, color=color, linestyle=palette.dash(each), label=each.name)
+        if file == BATCH_EDGE:
             axes.axhline(1, color=INK, linewidth=0.9, linestyle="dashed")
+        if file != "active":
             logarithmic(axes)
-        axes.xaxis.set_major_formatter("{x:g}")
-        if len(groups) <= MOST_IN_LEGEND:
+        axes.xaxis.set_major_formatter("{x:g}" if xlabel == "epoch" else "{x:,.0f}")
+        if len(curves) <= MOST_IN_LEGEND:
             axes.legend(fontsize=8, handlelength=1.6)
-        return Drawing(file, f"{label.capitalize()} against epoch, every measured run", to_svg(figure))
-
-
-def _draw_losses(groups: Sequence[Group], palette: Palette, amount: str) -> Drawing:
-    """Draws the median training loss of blocks of mini-batches against images or SGD steps, on two logarithmic axes."""
-    top = 1.3 * guessing(groups[0].result.classes)
-    with canvas(*PANEL) as figure:
-        axes = figure.add_axes(
-            (0.145, 0.145, 0.825, 0.76), xlabel=f"{amount} seen" if amount == "images" else amount, xscale="log"
-        )
-        axes.set_title("training loss (nats)", loc="left")
-        for each in groups:
-            by_step: dict[int, list[float]] = {}
-            for run in each.runs:
-                for step, loss in run.block_losses if not run.result.failed else []:
-                    by_step.setdefault(step, []).append(min(max(loss, 1e-12), top))
-            scale = each.result.batch_size if amount == "images" else 1
-            steps = sorted(by_step)
-            middle = [median(by_step[step]) for step in steps]
-            axes.plot([scale * step for step in steps], middle, color=palette.of(each), linestyle=palette.dash(each),
-                      linewidth=1.1, label=each.name)  # fmt: skip
-        logarithmic(axes)
-        axes.grid(color=FAINT)
-        axes.legend(fontsize=8, handlelength=1.6)
-        return Drawing(f"loss_by_{amount.split()[-1]}", f"Training loss against {amount}", to_svg(figure))
+        return Drawing(file, f"{label.capitalize()} against {xlabel}", to_svg(figure))
