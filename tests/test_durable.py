@@ -18,7 +18,7 @@ from lit_mnist.record.checkpoint import read_checkpoint
 from lit_mnist.record.folder import RunFolder
 
 OLD, NEW = b"old" * 10_000, b"new" * 20_000
-TRAIN = (*Experiment(32, epochs=200).options, "--test_every_epoch", "false")
+TRAIN = (*Experiment(32, epochs=2000).options, "--data.train_size", "640", "--test_every_epoch", "false")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="mounts and capabilities as on Linux")
 
 
@@ -141,12 +141,9 @@ def test_a_folder_that_became_read_only_ends_a_run_with_one_sentence(tmp_path: P
     check_resumable(tmp_path / "run", tmp_path)
 
 
-@pytest.mark.parametrize("loss", ["removed", "renamed"])
-def test_a_run_folder_that_is_lost_ends_the_run_with_one_sentence(loss: str, tmp_path: Path) -> None:
+def test_a_run_folder_that_is_lost_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
     victim = train(tmp_path)
     (tmp_path / "run").rename(tmp_path / "elsewhere")
-    if loss == "removed":
-        shutil.rmtree(tmp_path / "elsewhere")
     assert victim.wait() == 2
     assert victim.stderr == "lit_mnist: run: The run folder was removed or renamed during the run.\n"
     assert not (tmp_path / "run").exists()
