@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -61,8 +62,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Writes until the disk is full."""
-    with path.open("wb", buffering=0) as file, suppress(OSError):
+    """Appends until the disk is full."""
+    with path.open("ab", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
 
@@ -119,7 +120,9 @@ def test_a_full_disk_ends_a_run_with_one_sentence_and_it_resumes_from_the_checkp
 ) -> None:
     options = ("--run_dir", str(tiny_disk / "run"))
     victim = train(tmp_path, *options)
-    fill(tiny_disk / "filler")
+    while victim.is_alive:  # each old checkpoint that is removed makes room for one more
+        fill(tiny_disk / "filler")
+        time.sleep(0.01)
     assert victim.wait() == 1
     complaints = [line for line in victim.stderr.splitlines() if "TensorBoard" not in line]
     assert len(complaints) == 1, victim.stderr

@@ -15,9 +15,9 @@ from typing import Any
 
 # A clean server, without the threads and handlers of the test runner, from which forked children are like new processes.
 SERVER: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-COMMANDS = ["cli.fit", "cli.evaluate", "predict.command", "predict.export", "study", "report", "report.figures"]
-LIBRARIES = ["pytest", "torch.utils.tensorboard", "matplotlib.backends.backend_agg"]
-SERVER.set_forkserver_preload([*(f"lit_mnist.{name}" for name in COMMANDS), *LIBRARIES])
+SERVER.set_forkserver_preload(
+    ["lit_mnist.cli.fit", "lit_mnist.cli.evaluate", "pytest", "torch.utils.tensorboard", "matplotlib.backends.backend_agg"]
+)
 PATIENCE = 240  # seconds for anything that takes a few of them; CI machines are slow and shared
 
 
