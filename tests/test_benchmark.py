@@ -12,7 +12,7 @@ SPEED = Path(__file__).parent / "benchmarks" / "speed.py"
 def test_the_benchmark_prints_its_table_and_writes_its_figures(tmp_path: Path) -> None:
     figures = tmp_path / "speed.json"
     size = ["--images", "256", "--batches", "32", "--threads", "1", "--repeats", "1"]
-    rows = ["--contenders", "plain tensor loop", "lit_mnist fast", "--start_up", "0", "--whole", "0"]
+    rows = ["--contenders", "plain tensor loop", "lit_mnist fast", "--epochs", "1", "--start_up", "0", "--whole", "0"]
     command = [sys.executable, str(SPEED), *size, *rows, "--json", str(figures)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     record = json.loads(figures.read_text())

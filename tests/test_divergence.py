@@ -46,6 +46,14 @@ def late() -> tuple[str, list[float]]:
     raise AssertionError("no seed diverges late here: choose another learning rate")
 
 
+@pytest.fixture(scope="module")
+def late_run(late: tuple[str, list[float]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which that seed has diverged."""
+    folder = tmp_path_factory.mktemp("late")
+    run(folder, "--model.lr", LATE, "--seed_everything", late[0], code=3)
+    return folder / "run"
+
+
 def check_record(folder: Path, result: dict[str, Any], losses: list[float]) -> None:
     """Compares what is recorded of a diverged run with the batch losses of the ordinary loop."""
     epochs = (len(losses) - 1) // STEPS
@@ -68,24 +76,24 @@ def test_a_loss_that_is_nan_from_the_second_step_on_ends_the_run_with_code_3(eng
 
 
 def test_a_late_divergence_keeps_the_last_good_checkpoint_and_names_the_step_at_which_a_plain_loop_diverges(
-    late: tuple[str, list[float]], tmp_path: Path
+    late: tuple[str, list[float]], late_run: Path
 ) -> None:
-    seed, losses = late
-    check_record(tmp_path, run(tmp_path, "--model.lr", LATE, "--seed_everything", seed, code=3), losses)
-    kept = int(RunFolder(tmp_path / "run").checkpoints[0].stem[5:])
+    losses = late[1]
+    check_record(late_run.parent, json.loads((late_run / "result.json").read_text()), losses)
+    kept = int(RunFolder(late_run).checkpoints[0].stem[5:])
     assert kept == (len(losses) - 1) // STEPS * STEPS  # the end of the last whole epoch
-    assert all(weight.isfinite().all() for weight in load_network(tmp_path / "run").mlp.parameters())
+    assert all(weight.isfinite().all() for weight in load_network(late_run).mlp.parameters())
 
 
-def test_a_diverging_run_that_was_killed_diverges_at_the_same_step(late: tuple[str, list[float]], tmp_path: Path) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+def test_a_diverging_run_that_was_killed_diverges_at_the_same_step(
+    late: tuple[str, list[float]], late_run: Path, tmp_path: Path
+) -> None:
     options = ("--model.lr", LATE, "--seed_everything", late[0])
-    run(undisturbed, *options, code=3)
     for moment in (Moment("recorder", "_check_finite", 6), Moment("finish", "finish")):
-        assert Victim(*OPTIONS, *options, folder=killed, moment=moment).wait() == -9
-    run(killed, *options, code=3)
-    assert result_of(killed / "run") == result_of(undisturbed / "run")
-    assert points_of(killed / "run") == points_of(undisturbed / "run")
+        assert Victim(*OPTIONS, *options, folder=tmp_path, moment=moment).wait() == -9
+    run(tmp_path, *options, code=3)
+    assert result_of(tmp_path / "run") == result_of(late_run)
+    assert points_of(tmp_path / "run") == points_of(late_run)
 
 
 def test_a_loss_that_is_not_finite_after_the_very_last_step_counts_as_diverged(tmp_path: Path) -> None:

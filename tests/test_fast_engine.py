@@ -59,8 +59,9 @@ def farthest(one: nn.Module, other: nn.Module) -> float:
     return max((a - b).abs().max().item() for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("batch_size", [1, 8, 13, 64])
-@pytest.mark.parametrize(("make", "hidden"), [(sparse, ()), (sparse, (16,)), (sparse, (64, 32)), (dense, (7, 5, 3))])
+@pytest.mark.parametrize(
+    ("make", "hidden", "batch_size"), [(sparse, (), 1), (sparse, (16,), 64), (sparse, (64, 32), 8), (dense, (7, 5, 3), 13)]
+)
 def test_200_steps_and_a_ragged_one_equal_autograd_in_float64(
     make: Callable[[int], tuple[Tensor, Tensor]], hidden: tuple[int, ...], batch_size: int
 ) -> None:
@@ -123,12 +124,11 @@ def test_children_forked_from_a_server_train_with_threads_of_their_own() -> None
 
 
 @pytest.mark.parametrize("lr", [1e5, 1e30, 1e38])
-@pytest.mark.parametrize("make", [sparse, dense])
 def test_a_diverging_run_is_noticed_in_the_block_in_which_autograd_notices_it(
-    make: Callable[[int, torch.dtype], tuple[Tensor, Tensor]], lr: float
+    lr: float,
 ) -> None:
     expected, trained = twins((64, 32), SINGLE)
-    images, labels = make(1024, SINGLE)
+    images, labels = sparse(1024, SINGLE)
     engine = FastEngine(trained, lr)
     for x, y in zip(images.split(64), labels.split(64), strict=True):
         finite = by_autograd(expected, lr, x, y, 8).isfinite().all()

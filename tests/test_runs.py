@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +70,20 @@ def test_a_mistake_is_a_value_error_of_one_sentence_and_leaves_nothing(
 
 
 def test_an_interrupt_stops_a_fit_as_in_a_terminal_and_the_same_call_resumes_it(workplace: Path) -> None:
-    whole = lit_mnist.fit("lr0.1", epochs=5, train_size=6000, run_dir="whole")
+    whole = lit_mnist.fit("lr0.1", epochs=5, train_size=3000, run_dir="whole")
     record = Path("logs/lr0.1/version_0")
 
     def interrupt() -> None:
         while not list((record / "checkpoints").glob("*.ckpt")):
-            pass
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        lit_mnist.fit("lr0.1", epochs=5, train_size=6000)
+        lit_mnist.fit("lr0.1", epochs=5, train_size=3000)
     assert signal.getsignal(signal.SIGINT) is before
-    again = lit_mnist.fit("lr0.1", epochs=5, train_size=6000)
+    again = lit_mnist.fit("lr0.1", epochs=5, train_size=3000)
     assert again.folder == record
     assert again.result.times.resumed == 1
     assert again.result.weights_sha256 == whole.result.weights_sha256

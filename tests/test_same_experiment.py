@@ -32,7 +32,6 @@ CHANGES = {
         ["--trainer.limit_train_batches", "3"],
         "steps_per_epoch is 3, but the run to resume was trained with 94;",
     ),
-    "one batch": (["--trainer.limit_train_batches", "1"], "steps_per_epoch is 1, but the run to resume was trained with 94;"),
     "fewer epochs": (["--trainer.max_epochs", "1"], "max_epochs is 1, but the run to resume has already reached 2."),
     "fewer steps": (["--trainer.max_steps", "100"], "max_steps is 100, but the run to resume has already reached 188."),
 }

@@ -7,31 +7,22 @@ from kills import Experiment
 from remains import result_of
 from victim import Victim
 
+from lit_mnist.cli.main import main
 from lit_mnist.record.events import EventFile
 
-OPTIONS = Experiment(batch_size=32, epochs=2).options
+OPTIONS = (*Experiment(batch_size=32, epochs=2).options, "--data.train_size", "640")
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    victim = Victim(*OPTIONS, folder=folder)
-    assert victim.wait() == 0, victim.stderr
-    return folder / "run"
-
-
-@pytest.mark.parametrize("matplotlib_folder", ["", "/dev/null/nowhere"])
-def test_a_picture_that_cannot_be_written_is_one_sentence_and_the_same_result(
-    matplotlib_folder: str, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_picture_that_cannot_be_written_is_one_sentence_and_the_same_result(tmp_path: Path) -> None:
     """Event files that cannot be written are among the faults of `tests/faults.py`."""
+    undisturbed = tmp_path / "undisturbed"
+    assert Victim(*OPTIONS, folder=undisturbed).wait() == 0
     (tmp_path / "run" / "loss.png").mkdir(parents=True)
-    environment = {"MPLCONFIGDIR": matplotlib_folder} if matplotlib_folder else {}
-    victim = Victim(*OPTIONS, folder=tmp_path, environment=environment)
+    victim = Victim(*OPTIONS, folder=tmp_path, environment={"MPLCONFIGDIR": "/dev/null/nowhere"})
     assert victim.wait() == 0
     assert victim.stderr.splitlines()[-1].startswith("lit_mnist: loss.png could not be drawn (")
     assert "Traceback" not in victim.stderr
-    assert result_of(tmp_path / "run") == result_of(undisturbed)
+    assert result_of(tmp_path / "run") == result_of(undisturbed / "run")
     assert not list((tmp_path / "run").glob(".*.part"))
 
 
@@ -47,11 +38,13 @@ def test_a_folder_in_which_no_event_file_can_be_made_is_one_sentence(capsys: pyt
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "events.out.tfevents.1.somebody"])
-def test_files_of_something_else_are_neither_overwritten_nor_removed(name: str, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir(parents=True)
-    (tmp_path / "run" / name).write_text("port: 8080\n")
-    victim = Victim(*OPTIONS, folder=tmp_path)
-    assert victim.wait() == 2
-    assert victim.stderr == "lit_mnist: run holds the files of something else; choose another --run_dir.\n"
-    assert (tmp_path / "run" / name).read_text() == "port: 8080\n"
-    assert {path.name for path in (tmp_path / "run").iterdir()} <= {name, ".lock"}
+def test_files_of_something_else_are_neither_overwritten_nor_removed(
+    name: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = workplace / "run"
+    run.mkdir()
+    (run / name).write_text("port: 8080\n")
+    assert main(list(OPTIONS)) == 2
+    assert capsys.readouterr().err == "lit_mnist: run holds the files of something else; choose another --run_dir.\n"
+    assert (run / name).read_text() == "port: 8080\n"
+    assert {path.name for path in run.iterdir()} <= {name, ".lock"}

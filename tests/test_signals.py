@@ -107,10 +107,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 
 @linux_only
-@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGTERM, 0.0), (signal.SIGINT, 2.0)])
-def test_a_signal_as_the_program_starts_ends_it_without_a_traceback(
-    number: signal.Signals, seconds: float, tmp_path: Path
-) -> None:
+def test_a_signal_as_the_program_starts_ends_it_without_a_traceback(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "lit_mnist", *LONG],
         cwd=tmp_path,
@@ -121,10 +118,9 @@ def test_a_signal_as_the_program_starts_ends_it_without_a_traceback(
     )
     while not catches(process.pid, signal.SIGTERM):
         time.sleep(0.005)
-    time.sleep(seconds)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=PATIENCE)[1]
-    assert process.returncode == EXIT_CODES[number]
+    assert process.returncode == 130
     assert errors in ("", SAID)
     assert not list(tmp_path.rglob("*.json"))
 

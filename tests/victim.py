@@ -15,7 +15,9 @@ from typing import Any
 
 # A clean server, without the threads and handlers of the test runner, from which forked children are like new processes.
 SERVER: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-SERVER.set_forkserver_preload(["lit_mnist.cli.fit", "lit_mnist.cli.evaluate", "torch.utils.tensorboard", "matplotlib.figure"])
+SERVER.set_forkserver_preload(
+    ["lit_mnist.cli.fit", "lit_mnist.cli.evaluate", "pytest", "torch.utils.tensorboard", "matplotlib.backends.backend_agg"]
+)
 PATIENCE = 240  # seconds for anything that takes a few of them; CI machines are slow and shared
 
 
@@ -96,6 +98,7 @@ def _live(
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     _heed_permissions()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup leaves ignored
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if moment:
         moment.watch()
