@@ -3,12 +3,10 @@
 import gzip
 import importlib
 import itertools
-import logging
 import math
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,7 +63,7 @@ def notebook_loop(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
 
-    def run() -> float:
+    def run() -> None:
         running_loss = 0.0
         for x, y in loader:
             optimizer.zero_grad()
@@ -73,7 +71,6 @@ def notebook_loop(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
             loss.backward()
             optimizer.step()
             running_loss += loss.item()
-        return running_loss / len(loader)
 
     return timed(run)
 
@@ -83,7 +80,7 @@ def plain_loop(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     model = MLP(MNIST.image_shape, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
 
-    def run() -> Tensor:
+    def run() -> None:
         running_loss = torch.zeros(())
         for rows in torch.split(torch.randperm(len(images)), batch_size):
             loss = F.cross_entropy(model(images[rows]), labels[rows])
@@ -91,7 +88,6 @@ def plain_loop(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
             torch.autograd.backward(loss)
             optimizer.step()
             running_loss += loss.detach()
-        return running_loss
 
     return timed(run)
 
@@ -129,8 +125,6 @@ class Timed(pl.Callback):
 
 def plain_trainer(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     """`LitMLP` on its data module under a Trainer with its defaults, one SGD step per `training_step`."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
     module, data = LitMLP(lr=LR), MNISTDataModule(batch_size, train_size=len(images))
 
     def epoch() -> float:
@@ -198,10 +192,9 @@ def jax_scan(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
         loss, gradients = jax.value_and_grad(mean_loss)(layers, data[rows], classes[rows])
         return jax.tree.map(lambda weight, gradient: weight - LR * gradient, layers, gradients), loss
 
-    def whole_epoch(layers: Any, key: Any) -> tuple[Any, Any]:
+    def whole_epoch(layers: Any, key: Any) -> Any:
         order = jax.random.permutation(key, len(images))[: steps * batch_size]
-        layers, losses = jax.lax.scan(step, layers, order.reshape(steps, batch_size))
-        return layers, losses
+        return jax.lax.scan(step, layers, order.reshape(steps, batch_size))
 
     compiled = jax.jit(whole_epoch, donate_argnums=0)
     state: dict[str, Any] = {"layers": initial(jax.random.key(1)), "epoch": 0}

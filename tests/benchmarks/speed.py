@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ class Worker:
 
     def __init__(self, contender: str, on: list[int], images: int) -> None:
         command = [str(Path(__file__).with_name("worker.py")), contender, ",".join(map(str, on)), str(images)]
-        self.scale, self.name = EPOCH_IMAGES / images, contender
+        self.scale, self.by_hand = EPOCH_IMAGES / images, shlex.join(["python", *command])
         self.process = subprocess.Popen(
             [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(len(on))},
@@ -65,7 +66,7 @@ class Worker:
         assert self.process.stdout
         answer = self.process.stdout.readline()
         if not answer:
-            raise SystemExit(f"{self.name} failed; its error: echo 32 | {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+            raise SystemExit(f"a contender failed; to see why: echo 32 | {self.by_hand}")
         return float(answer) * self.scale
 
     def epoch(self, batch_size: int) -> float:
