@@ -147,12 +147,12 @@ def time_study(options: argparse.Namespace) -> dict[str, float]:
     """The study of the five configurations with the fast engine, beside as many epochs of the notebook loop, one by one."""
     with Worker("notebook loop", cores(2), options.images) as notebook:
         epochs = {size: median(notebook.epoch(size) for _ in range(options.rounds)) for size in (8, 32, 128)}
-    loops = options.study_seeds * 20 * (epochs[8] + 3 * epochs[32] + epochs[128])
+    loops = options.study_seeds * options.study_epochs * (epochs[8] + 3 * epochs[32] + epochs[128])
     with tempfile.TemporaryDirectory() as folder:
         length = [] if options.study_epochs == 20 else [f"--trainer.max_epochs={options.study_epochs}"]
         command = ["study", f"--seeds={options.study_seeds}", "--out", f"{folder}/study", "--engine", "fast", *length]
         study = command_seconds(command, cores(2))
-    return {f"`study --engine fast`, {options.study_epochs} epochs": study, "notebook loops, 20 epochs, extrapolated": loops,
+    return {f"`study --engine fast`, {options.study_epochs} epochs": study, "as many epochs of the notebook loop, extrapolated": loops,
             "notebook loops / study": loops / study}  # fmt: skip
 
 
