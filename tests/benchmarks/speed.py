@@ -152,8 +152,11 @@ def time_study(options: argparse.Namespace) -> dict[str, float]:
         length = [] if options.study_epochs == 20 else [f"--trainer.max_epochs={options.study_epochs}"]
         command = ["study", f"--seeds={options.study_seeds}", "--out", f"{folder}/study", "--engine", "fast", *length]
         study = command_seconds(command, cores(2))
-    return {f"`study --engine fast`, {options.study_epochs} epochs": study, "as many epochs of the notebook loop, extrapolated": loops,
-            "notebook loops / study": loops / study}  # fmt: skip
+    return {
+        f"`study --engine fast`, {options.study_seeds} seeds, {options.study_epochs} epochs, two cores": study,
+        "as many epochs of the notebook loop, extrapolated": loops,
+        "notebook loops / study": loops / study,
+    }
 
 
 def tables(options: argparse.Namespace, found: Seconds, others: dict[str, float]) -> str:
