@@ -26,7 +26,8 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
 }
 DEFAULT_SEED = 1
-# Two threads gain a third at batch 128, little at batch 32, and lose at batch 8 (README, "Speed").
+# Two threads of the exact engine gain a third at batch 128, little at batch 32, and lose at batch 8. Those of the fast one
+# meet so often that they lose wherever other processes want their cores.
 ONE_THREAD_BELOW = 64  # images per mini-batch
 NOT_PLAIN_SGD = (
     pl.callbacks.BatchSizeFinder,
@@ -52,7 +53,7 @@ def option_parser(command: str) -> OptionParser:
     add = parser.add_argument
     add("-c", "--config", action=ActionConfigFile, help="Shipped configuration, or YAML file of options.")
     add("--seed_everything", type=int, default=DEFAULT_SEED, help="Seed of weights, order and split.")
-    threads = "CPU threads; results are bit-identical only for the same number. 0: 1 below batch size 64, else 2."
+    threads = "CPU threads; results are bit-identical only for the same number. 0: 2 for engine exact from batch 64 on, else 1."
     add("--threads", type=int, default=0, help=threads)
     if command == "fit":
         add("--name", type=str, default="", help="Name of the configuration. Default: its file's stem.")
@@ -104,7 +105,8 @@ def parse(command: str, options: list[str]) -> Namespace:
         raise ValueError(f"--seed_everything must be 0..{2**32 - 1}, not {config.seed_everything}.")
     if config.threads < 0:
         raise ValueError(f"--threads must be at least 1, or 0 for the default, not {config.threads}.")
-    config.threads = config.threads or (1 if config.data.batch_size < ONE_THREAD_BELOW else 2)
+    takes_one = config.get("engine") == "fast" or config.data.batch_size < ONE_THREAD_BELOW
+    config.threads = config.threads or (1 if takes_one else 2)
     if command == "fit":
         if config.name in (".", "..") or Path(config.name).name != config.name:
             raise ValueError(f"--name {config.name}: write the name of a folder in logs, not a path.")

@@ -22,7 +22,7 @@ black images to whole fours. The last row of all values of images is 0: an image
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ except ImportError:  # FastEngine says so
 HAS_NUMBA = numba is not None
 
 Array = npt.NDArray[Any]
+Loop = Callable[..., Any]
 
 VECTOR = 16  # float32 in a vector of AVX-512
 CHUNK_IMAGES = 48  # between two moves of the weights; what `_add_earlier` does grows with the square
@@ -41,12 +42,10 @@ CHUNK_IMAGES = 48  # between two moves of the weights; what `_add_earlier` does 
 OPTIONS: dict[str, Any] = {"fastmath": {"contract", "reassoc"}, "error_model": "numpy", "nogil": True}
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks an inner loop for compilation on its first call."""
-    compiled: Callable[..., Any] = (
-        numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function) if numba else function
-    )
-    return compiled
+# Inner loops are called by compiled code alone, and need no wrappers.
+_compiled: Callable[[Loop], Loop] = (
+    numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS) if numba else lambda loop: loop
+)
 
 
 @_compiled
@@ -119,17 +118,12 @@ def _weight(memory: Array, shapes: Array, layer: int) -> Array:
 @_compiled
 def _delta_of_logits(logits: Array, label: int, rate: float, delta: Array) -> float:
     """Sets delta to rate * (one-hot label - softmax(logits)), all (classes,); returns the cross-entropy in nats."""
-    top, total = logits[0], 0.0
-    for logit in logits:
-        top = max(top, logit)
-    for k in range(len(logits)):
-        delta[k] = np.exp(logits[k] - top)
-        total += delta[k]
-    for k in range(len(logits)):
-        delta[k] *= -rate / total
+    top = logits.max()
+    delta[:] = np.exp(logits - top)
+    total = delta.astype(np.float64).sum()
+    delta *= -rate / total
     delta[label] += rate
-    loss: float = np.log(total) + (top - logits[label])
-    return loss
+    return float(np.log(total) + (top - logits[label]))
 
 
 @_compiled
@@ -205,30 +199,27 @@ def _move(weight: Array, u: int, inputs: Array, images: int, deltas: Array) -> N
     _add_rows(weight, u, inputs.T, chosen, count, deltas, weight.shape[1])
 
 
-def compiled_steps(threads: int) -> Callable[..., None]:
-    """Returns the loop over mini-batches, `train`, that this many threads share: compiled on its first call."""
+def compiled_steps(threads: int) -> Loop:
+    """Returns the loop over mini-batches, `train`, that this many threads share: compiled on its first call.
+
+    It performs one SGD step per mini-batch, and takes, in this order:
+        memory: Weights and biases of all layers, one after the other; changed in place.
+        shapes: (layers, 3): where a layer begins in `memory`, its rows and its columns.
+        widths: (layers + 1,): pixels, units of each hidden layer, classes.
+        images, labels: (N, pixels), and (N,) in 0..classes-1.
+        batch_size, rate: Images per step, and learning rate.
+        losses: (steps,), set to the mean cross-entropy of each mini-batch before its step.
+    """
     if threads > 1:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # numba makes that many: one per core
-    return _compiled_steps(threads > 1)
+    return cast(Loop, _compiled_steps(threads > 1))
 
 
 @functools.cache
-def _compiled_steps(parallel: bool) -> Callable[..., None]:
+def _compiled_steps(parallel: bool) -> Any:
     turns = numba.prange if parallel else range
 
     def train(memory, shapes, widths, images, labels, batch_size, rate, losses):  # type: ignore[no-untyped-def]
-        """One SGD step per mini-batch.
-
-        Args:
-            memory: Weights and biases of all layers, one after the other; changed in place.
-            shapes: (layers, 3): where a layer begins in `memory`, its rows and its columns.
-            widths: (layers + 1,): pixels, units of each hidden layer, classes.
-            images: (N, pixels).
-            labels: (N,) in 0..classes-1.
-            batch_size: Images per step.
-            rate: Learning rate.
-            losses: (steps,), set to the mean cross-entropy of each mini-batch before its step.
-        """
         layers, stride = len(shapes), (batch_size + 3) // 4 * 4
         batches = max(1, CHUNK_IMAGES // stride)
         rows = batches * stride
@@ -253,9 +244,7 @@ def _compiled_steps(parallel: bool) -> Callable[..., None]:
                 for four in turns(widths[layer] // 4 + 1):
                     _move(weight, 4 * four, inputs, used, deltas[layer])
 
-    compiled: Callable[..., Any] = functools.partial(numba.njit, parallel=parallel, **OPTIONS)
     try:
-        steps: Callable[..., None] = compiled(cache=True)(train)
+        return numba.njit(parallel=parallel, cache=True, **OPTIONS)(train)
     except RuntimeError:  # no folder for compiled code can be written
-        steps = compiled()(train)
-    return steps
+        return numba.njit(parallel=parallel, **OPTIONS)(train)

@@ -1,30 +1,42 @@
 """What lit_mnist is measured against: ways to train the same network by the same SGD, one epoch at a time."""
 
 import gzip
-import logging
+import importlib
+import itertools
+import math
+import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset
 
 import lit_mnist.datasets
 from lit_mnist import LitMLP, MNISTDataModule
+from lit_mnist.datasets.files import load
 from lit_mnist.datasets.registry import MNIST
+from lit_mnist.engines.blocks import IMAGES_PER_BLOCK, in_blocks
+from lit_mnist.engines.exact import Engine, ExactEngine
 from lit_mnist.engines.fast import FastEngine
 from lit_mnist.mlp import MLP
 
 LR = 0.1
+WIDTHS = (784, 512, 256, 10)
 
 Epoch = Callable[[], float]
 """Trains for one epoch and returns its seconds."""
+
+
+def pictures_and_labels(count: int) -> tuple[Tensor, Tensor]:
+    """The first training images of MNIST, float32 (count, 784) in [0, 1], and their labels."""
+    pictures, labels = load("MNIST").train
+    return pictures[:count].flatten(1).float() / 255, labels[:count]
 
 
 def timed(run: Callable[[], object]) -> Epoch:
@@ -51,7 +63,7 @@ def notebook_loop(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
 
-    def run() -> float:
+    def run() -> None:
         running_loss = 0.0
         for x, y in loader:
             optimizer.zero_grad()
@@ -59,7 +71,6 @@ def notebook_loop(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
             loss.backward()
             optimizer.step()
             running_loss += loss.item()
-        return running_loss / len(loader)
 
     return timed(run)
 
@@ -69,7 +80,7 @@ def plain_loop(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     model = MLP(MNIST.image_shape, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
 
-    def run() -> Tensor:
+    def run() -> None:
         running_loss = torch.zeros(())
         for rows in torch.split(torch.randperm(len(images)), batch_size):
             loss = F.cross_entropy(model(images[rows]), labels[rows])
@@ -77,7 +88,6 @@ def plain_loop(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
             torch.autograd.backward(loss)
             optimizer.step()
             running_loss += loss.detach()
-        return running_loss
 
     return timed(run)
 
@@ -101,49 +111,6 @@ def eight_products(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     return timed(run)
 
 
-class UsualModule(pl.LightningModule):
-    """A LightningModule as the tutorials write it: loss and accuracy logged at each step and each epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mlp = MLP(MNIST.image_shape, 10)
-        self.accuracy = torchmetrics.Accuracy(task="multiclass", num_classes=10)
-        self.seconds = 0.0
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        x, y = batch
-        logits = self.mlp(x)
-        loss = F.cross_entropy(logits, y)
-        self.accuracy(logits, y)
-        self.log("train_loss", loss, on_step=True, on_epoch=True, prog_bar=True)
-        self.log("train_accuracy", self.accuracy, on_step=True, on_epoch=True, prog_bar=True)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=LR)
-
-    def on_train_epoch_start(self) -> None:
-        self.seconds = -time.perf_counter()
-
-    def on_train_epoch_end(self) -> None:
-        self.seconds += time.perf_counter()
-
-
-def usual_lightning(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
-    """`UsualModule` under a Trainer with its defaults: progress bar, logger and checkpoint on."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    loader = DataLoader(TensorDataset(images, labels), batch_size=batch_size, shuffle=True)
-    module = UsualModule()
-
-    def epoch() -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            pl.Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder).fit(module, loader)
-        return module.seconds
-
-    return epoch
-
-
 class Timed(pl.Callback):
     """Times the training of an epoch."""
 
@@ -158,8 +125,6 @@ class Timed(pl.Callback):
 
 def plain_trainer(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     """`LitMLP` on its data module under a Trainer with its defaults, one SGD step per `training_step`."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
     module, data = LitMLP(lr=LR), MNISTDataModule(batch_size, train_size=len(images))
 
     def epoch() -> float:
@@ -171,16 +136,25 @@ def plain_trainer(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     return epoch
 
 
-def fast_engine(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
-    """The fast engine by itself: an epoch in blocks of 4,096 images."""
-    engine = FastEngine(MLP(MNIST.image_shape, 10), LR, torch.get_num_threads())
-    block = max(1, 4096 // batch_size) * batch_size
+def _in_blocks(engine: Engine, images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
+    block = max(1, IMAGES_PER_BLOCK // batch_size) * batch_size
 
     def run() -> None:
         for rows in torch.randperm(len(images)).split(block):
             engine.steps(images.index_select(0, rows), labels.index_select(0, rows), batch_size)
 
     return timed(run)
+
+
+def fast_engine(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
+    """The fast engine by itself, in the blocks of `fit`."""
+    return _in_blocks(FastEngine(MLP(MNIST.image_shape, 10), LR, torch.get_num_threads()), images, labels, batch_size)
+
+
+def exact_engine(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
+    """The exact engine by itself, in the blocks of `fit`."""
+    module = in_blocks(LitMLP(lr=LR))
+    return _in_blocks(ExactEngine(module, module.configure_optimizers()), images, labels, batch_size)
 
 
 def scikit_learn(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
@@ -192,12 +166,85 @@ def scikit_learn(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
     return timed(lambda: model.partial_fit(x, y, classes=range(10)))
 
 
-TORCH: dict[str, Callable[[Tensor, Tensor, int], Epoch]] = {
-    "notebook loop": notebook_loop,
+def jax_scan(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
+    """A whole epoch as one compiled `lax.scan` over the batches, parameters updated in place (donated)."""
+    jax: Any = importlib.import_module("jax")
+    jnp: Any = importlib.import_module("jax.numpy")
+    data, classes = jnp.asarray(images.numpy()), jnp.asarray(labels.numpy())
+    steps = len(images) // batch_size
+
+    def initial(key: Any) -> list[tuple[Any, Any]]:
+        layers = []
+        for inputs, outputs in itertools.pairwise(WIDTHS):
+            key, for_weight, for_bias = jax.random.split(key, 3)
+            bound = inputs**-0.5
+            weight = jax.random.uniform(for_weight, (inputs, outputs), minval=-bound, maxval=bound)
+            layers.append((weight, jax.random.uniform(for_bias, (outputs,), minval=-bound, maxval=bound)))
+        return layers
+
+    def mean_loss(layers: Any, x: Any, y: Any) -> Any:
+        for weight, bias in layers[:-1]:
+            x = jax.nn.relu(x @ weight + bias)
+        log_probabilities = jax.nn.log_softmax(x @ layers[-1][0] + layers[-1][1])
+        return -jnp.take_along_axis(log_probabilities, y[:, None], 1).mean()
+
+    def step(layers: Any, rows: Any) -> tuple[Any, Any]:
+        loss, gradients = jax.value_and_grad(mean_loss)(layers, data[rows], classes[rows])
+        return jax.tree.map(lambda weight, gradient: weight - LR * gradient, layers, gradients), loss
+
+    def whole_epoch(layers: Any, key: Any) -> Any:
+        order = jax.random.permutation(key, len(images))[: steps * batch_size]
+        return jax.lax.scan(step, layers, order.reshape(steps, batch_size))
+
+    compiled = jax.jit(whole_epoch, donate_argnums=0)
+    state: dict[str, Any] = {"layers": initial(jax.random.key(1)), "epoch": 0}
+
+    def run() -> None:
+        state["epoch"] += 1
+        state["layers"], losses = compiled(state["layers"], jax.random.key(state["epoch"]))
+        losses.block_until_ready()
+
+    return timed(run)
+
+
+def keras_fit(images: Tensor, labels: Tensor, batch_size: int) -> Epoch:
+    """`Model.fit` on the JAX backend, otherwise as Keras sets it."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    keras: Any = importlib.import_module("keras")
+    layers = [keras.layers.Dense(width, activation="relu") for width in WIDTHS[1:-1]]
+    model = keras.Sequential([keras.Input((WIDTHS[0],)), *layers, keras.layers.Dense(WIDTHS[-1])])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(LR), loss, metrics=["accuracy"])
+    x, y = images.numpy(), labels.numpy()
+    return timed(lambda: model.fit(x, y, batch_size=batch_size, epochs=1, verbose=0))
+
+
+def share_of_nonzero_products(count: int, batch_size: int) -> float:
+    """The share of a step's multiply-adds in which no factor is 0, after training on so many images, in 0..1."""
+    images, labels = pictures_and_labels(count)
+    mlp = MLP(MNIST.image_shape, 10)
+    FastEngine(mlp, LR).steps(images, labels, batch_size)
+    with torch.no_grad():
+        values = [images]
+        for layer in list(mlp.layers)[:-1]:
+            values.append(layer(values[-1]).relu())
+    on = [(value != 0).sum(1).double() for value in values]  # inputs of each layer, per image
+    deltas = [*on[1:], torch.full((len(images),), float(WIDTHS[-1]))]  # a unit that is off passes no delta on
+    pairs = list(itertools.pairwise(WIDTHS))
+    done = sum((lit * outputs + lit * above).sum() for lit, above, (_, outputs) in zip(on, deltas, pairs, strict=True))
+    done += sum((lit * above).sum() for lit, above in zip(on[1:], deltas[1:], strict=True))
+    dense = 2 * sum(map(math.prod, pairs)) + sum(map(math.prod, pairs[1:]))
+    return float(done) / (dense * len(images))
+
+
+CONTENDERS: dict[str, Callable[[Tensor, Tensor, int], Epoch]] = {
+    "fast engine": fast_engine,
+    "exact engine": exact_engine,
     "plain tensor loop": plain_loop,
-    "Lightning as usual": usual_lightning,
     "LitMLP in a plain Trainer": plain_trainer,
-    "fast engine alone": fast_engine,
+    "notebook loop": notebook_loop,
     "scikit-learn": scikit_learn,
+    "Keras": keras_fit,
+    "JAX": jax_scan,
     "eight bare products": eight_products,
 }

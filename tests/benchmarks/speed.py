@@ -1,184 +1,230 @@
-"""How fast is lit_mnist? Trains the same network in every way there is, in turns, and prints a table.
+"""Speed of lit_mnist: trains the same network in every way there is, in turns, and prints a table of medians.
 
-python tests/benchmarks/speed.py                      everything: about an hour on two cores
-python tests/benchmarks/speed.py --images 12000       a fifth of each epoch, scaled up: about a quarter
+python tests/benchmarks/speed.py                         everything: 12 minutes on two still cores
+python tests/benchmarks/speed.py --readme README.md      and writes the table into README.md
+python tests/benchmarks/speed.py --parts epochs          seconds per epoch only; --contenders, --batches: fewer still
+
+Every figure of an epoch is scaled to 60,000 images. All rows are of CPUs; no GPU is used.
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
 import tempfile
+import time
+from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-import fit_process
-from table import OWN_THREADS, Table
 
 EPOCH_IMAGES = 60_000
-WORKER = Path(__file__).with_name("worker.py")
-ENGINES = {"lit_mnist exact": "exact", "lit_mnist fast": "fast"}
-OTHERS = (
-    *("plain tensor loop", "Lightning as usual", "LitMLP in a plain Trainer", "fast engine alone"),
-    *("eight bare products", "scikit-learn", "JAX", "Keras"),
-)
-NOTEBOOK = "notebook loop"
-PACKAGES = ("lit_mnist", "torch", "torchvision", "pytorch_lightning", "torchmetrics", "jax", "keras")
+CONTENDERS = {
+    "fast engine": "numba", "exact engine": "torch", "plain tensor loop": "torch", "LitMLP in a plain Trainer": "torch",
+    "notebook loop": "torchvision", "scikit-learn": "sklearn", "Keras": "keras", "JAX": "jax", "eight bare products": "torch",
+}  # fmt: skip
+PARTS = ("epochs", "fit", "at_once", "start", "study")
+RATIOS = {
+    "fast engine / JAX, one thread": ("fast engine, one thread", "JAX, one thread"),
+    "fast engine / JAX, each at its best": ("fast engine, best", "JAX, best"),
+    "exact engine / plain tensor loop, one thread": ("exact engine, one thread", "plain tensor loop, one thread"),
+    "fit --engine fast, untested epochs / JAX, one core": ("fit, last test only", "JAX, one thread"),
+    "evaluation and logging: fit, test every epoch / fast engine": ("fit, test every epoch", "fast engine, one thread"),
+    "two one-thread runs at once / one": ("fast engine, two at once", "fast engine, one alone"),
+}
+
+Seconds = dict[tuple[str, int], list[float]]
+"""Seconds per epoch of 60,000 images by row and batch size, one for each round."""
+
+
+def cores(threads: int) -> list[int]:
+    """The last cores that this process may use, as many as there are threads."""
+    return sorted(os.sched_getaffinity(0))[-threads:] if hasattr(os, "sched_getaffinity") else list(range(threads))
 
 
 class Worker:
-    """A contender in a process of its own, which trains for one epoch each time it is told to."""
+    """A contender in a process of its own (worker.py), which trains for one epoch each time it is told to."""
 
-    def __init__(self, contender: str, threads: int, images: int) -> None:
-        arguments = [str(WORKER), contender, str(threads), str(images)]
-        variables = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads != OWN_THREADS else None
-        self.messages = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
+    def __init__(self, contender: str, on: list[int], images: int) -> None:
+        command = [str(Path(__file__).with_name("worker.py")), contender, ",".join(map(str, on)), str(images)]
+        self.scale, self.by_hand = EPOCH_IMAGES / images, shlex.join(["python", *command])
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.messages,
-            text=True,
-            env=variables,
-        )
+            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(len(on))},
+        )  # fmt: skip
 
-    def epoch(self, batch_size: int) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
+    def begin(self, batch_size: int) -> None:
         print(batch_size, file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            self.messages.seek(0)
-            raise RuntimeError(f"a contender failed:\n{self.messages.read()[-2000:]}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-        self.messages.close()
+    def end(self) -> float:
+        assert self.process.stdout
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"a contender failed; to see why: echo 32 | {self.by_hand}")
+        return float(answer) * self.scale
+
+    def epoch(self, batch_size: int) -> float:
+        self.begin(batch_size)
+        return self.end()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
 
 
-def measure(table: Table, contenders: list[str], options: argparse.Namespace) -> None:
+def command_seconds(arguments: list[str], on: list[int]) -> float:
+    """Seconds of a command of lit_mnist, from start to end, on some cores."""
+    pinned = ["taskset", "-c", ",".join(map(str, on))] if hasattr(os, "sched_setaffinity") else []
+    start = time.perf_counter()
+    subprocess.run([*pinned, sys.executable, "-m", "lit_mnist", *arguments], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def fit_seconds(*options: str) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        return command_seconds(["fit", "--config", "lr0.1", "--threads=1", f"--run_dir={folder}/run", *options], cores(1))
+
+
+def time_epochs(options: argparse.Namespace, found: Seconds) -> None:
     """One epoch of each contender in turn, at each batch size and thread count, and all that again."""
-    places = [(name, threads) for threads in options.threads for name in contenders if name != NOTEBOOK]
-    if NOTEBOOK in contenders:
-        places.insert(0, (NOTEBOOK, OWN_THREADS))
-    workers = {(name, threads): Worker(name, threads, options.images) for name, threads in places if name not in ENGINES}
-    scale = EPOCH_IMAGES / options.images
-    try:
-        for repeat in range(options.repeats):
+    with contextlib.ExitStack() as stack:
+        workers = {
+            f"{name}, {words}": stack.enter_context(Worker(name, cores(threads), options.images))
+            for name in options.contenders
+            for threads, words in enumerate(("one thread", "two threads")[: options.threads], 1)
+        }
+        for _ in range(options.rounds):
             for batch_size in options.batches:
-                for name, threads in places:
-                    row = table.row(name, batch_size, threads)
-                    if name in ENGINES:
-                        seconds, finished = fit_process.fit(
-                            ENGINES[name], batch_size, threads, options.images, options.epochs + 1
-                        )
-                        row.warm_up_seconds = seconds[0] * scale if repeat == 0 else row.warm_up_seconds
-                        row.peak_mib = max(row.peak_mib or 0.0, finished.peak_mib)
-                        row.seconds += [one * scale for one in seconds[1:]]
-                    else:
-                        answer = workers[name, threads].epoch(batch_size)
-                        row.warm_up_seconds = answer.get("warm_up_seconds", row.warm_up_seconds)
-                        row.seconds.append(answer["seconds"] * scale)
-                    print(
-                        f"  {name}, batch {batch_size}, threads {threads}: {row.seconds[-1]:.2f}",
-                        file=sys.stderr,
-                    )
-    finally:
-        for worker in workers.values():
-            worker.close()
+                for name, worker in workers.items():
+                    found[name, batch_size].append(worker.epoch(batch_size))
 
 
-def start_up(repeats: int) -> dict[str, list[float]]:
-    """Seconds of commands that train nothing, and of the imports that any command with the Trainer needs."""
-    commands = {
-        "import torch, pytorch_lightning": ["-c", "import torch, pytorch_lightning"],
-        "lit_mnist --version": ["-m", "lit_mnist", "--version"],
-        "lit_mnist --help": ["-m", "lit_mnist", "--help"],
-        "lit_mnist fit --help": ["-m", "lit_mnist", "fit", "--help"],
+def time_runs_at_once(options: argparse.Namespace, found: Seconds) -> None:
+    """An epoch of one worker alone, then of two at once on two cores."""
+    with contextlib.ExitStack() as stack:
+        pair = [stack.enter_context(Worker("fast engine", [core], options.images)) for core in cores(2)]
+        for _ in range(options.rounds + 1):
+            for batch_size in options.batches:
+                found["fast engine, one alone", batch_size].append(pair[0].epoch(batch_size))
+                for worker in pair:
+                    worker.begin(batch_size)
+                found["fast engine, two at once", batch_size].append(max(worker.end() for worker in pair))
+    for key in [key for key in found if key[0] in ("fast engine, one alone", "fast engine, two at once")]:
+        del found[key][0]  # while the other worker compiled
+
+
+def time_fit(options: argparse.Namespace, found: Seconds) -> None:
+    """An epoch inside `fit`, seen from outside, on one core: a quarter of what five epochs take longer than one."""
+    for _ in range(options.fits):
+        for batch_size in options.batches:
+            chosen = ("--engine=fast", f"--data.batch_size={batch_size}", f"--data.train_size={options.fit_images}")
+            one = fit_seconds(*chosen, "--trainer.max_epochs=1")
+            for row, tests in (("fit, last test only", "false"), ("fit, test every epoch", "true")):
+                five = fit_seconds(*chosen, "--trainer.max_epochs=5", f"--test_every_epoch={tests}")
+                found[row, batch_size].append((five - one) / 4 * EPOCH_IMAGES / options.fit_images)
+
+
+def time_start(options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of short commands; the difference of the two fits is what the fast engine's first step waits longer."""
+    tiny = ("--data.train_size=64", "--trainer.max_epochs=1")
+    seconds = defaultdict(list)
+    for _ in range(options.rounds):
+        seconds["`lit_mnist --version`"].append(command_seconds(["--version"], cores(1)))
+        for engine in ("exact", "fast"):
+            seconds[f"`fit` of two steps, {engine} engine, warm cache"].append(fit_seconds(*tiny, f"--engine={engine}"))
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def time_study(options: argparse.Namespace) -> dict[str, float]:
+    """The study of the five configurations with the fast engine, beside as many epochs of the notebook loop, one by one."""
+    with Worker("notebook loop", cores(2), options.images) as notebook:
+        epochs = {size: median(notebook.epoch(size) for _ in range(options.rounds)) for size in (8, 32, 128)}
+    loops = options.study_seeds * options.study_epochs * (epochs[8] + 3 * epochs[32] + epochs[128])
+    with tempfile.TemporaryDirectory() as folder:
+        length = [] if options.study_epochs == 20 else [f"--trainer.max_epochs={options.study_epochs}"]
+        command = ["study", f"--seeds={options.study_seeds}", "--out", f"{folder}/study", "--engine", "fast", *length]
+        study = command_seconds(command, cores(2))
+    return {
+        f"`study --engine fast`, {options.study_seeds} seeds, {options.study_epochs} epochs, two cores": study,
+        "as many epochs of the notebook loop, extrapolated": loops,
+        "notebook loops / study": loops / study,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    seconds["fit, from the command to the first SGD step"] = []
-    for _ in range(repeats):
-        for name, arguments in commands.items():
-            seconds[name].append(fit_process.run(arguments).seconds)
-        seconds["fit, from the command to the first SGD step"].append(fit_process.until_first_step())
-    return seconds
+
+
+def tables(options: argparse.Namespace, found: Seconds, others: dict[str, float]) -> str:
+    """The medians, their ratios and what else was measured, in Markdown."""
+    middle = {key: median(values) for key, values in found.items()}
+    for (name, size), seconds in list(middle.items()):
+        best = f"{name.rsplit(', ', 1)[0]}, best", size
+        middle[best] = min(seconds, middle.get(best, seconds))
+    head = "".join(f" batch {size} |" for size in options.batches) + "\n| --- |" + " ---: |" * len(options.batches)
+    lines = [f"| seconds per epoch, median (fewest to most) |{head}"]
+    for name in dict.fromkeys(name for name, _ in found):
+        cells = (found[name, size] for size in options.batches)
+        lines.append(f"| {name} |" + "".join(f" {median(one):.2f} ({min(one):.2f} to {max(one):.2f}) |" for one in cells))
+    lines += ["", f"| ratio of medians |{head}"]
+    for name, (above, below) in RATIOS.items():
+        if all((row, size) in middle for row in (above, below) for size in options.batches):
+            cells_ = (middle[above, size] / middle[below, size] for size in options.batches)
+            lines.append(f"| {name} |" + "".join(f" {ratio:.2f} |" for ratio in cells_))
+    if others:
+        lines += ["", "| what | value |\n| --- | ---: |", *(f"| {name} | {value:.2f} |" for name, value in others.items())]
+    return "\n".join(lines)
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    everything = [NOTEBOOK, *ENGINES, *OTHERS]
-    parser.add_argument("--contenders", nargs="+", choices=everything, metavar="NAME", default=everything,
-                        help=f"of: {', '.join(everything)}")  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    installed = [name for name, module in CONTENDERS.items() if find_spec(module)]
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--contenders", nargs="+", choices=installed, metavar="NAME", default=installed,
+                        help=f"of: {', '.join(installed)}")  # fmt: skip
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 32, 128], help="images per SGD step")
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--images", type=int, default=EPOCH_IMAGES, help="of an epoch; figures are scaled up")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds in which each contender has its turn")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs per turn of lit_mnist, after the first")
-    parser.add_argument("--whole", type=int, default=20, help="epochs of the whole-command row; 0 for none")
-    parser.add_argument("--start_up", type=int, default=3, help="repeats of the start-up rows; 0 for none")
-    parser.add_argument("--json", type=Path, default=Path("speed.json"), help="where the figures go")
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=2, help="the most threads of a contender")
+    parser.add_argument("--images", type=int, default=12_000, help="of an epoch; figures are scaled up")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
+    parser.add_argument("--fits", type=int, default=2, help="rounds of the part fit")
+    parser.add_argument("--fit_images", type=int, default=EPOCH_IMAGES, help="of an epoch in the part fit")
+    parser.add_argument("--study_seeds", type=int, default=3)
+    parser.add_argument("--study_epochs", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="a file for all figures")
+    parser.add_argument("--readme", type=Path, help="a file in which the table goes between <!-- speed --> and <!-- /speed -->")
     return parser.parse_args(args)
-
-
-def machine() -> dict[str, Any]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg(),
-        "versions": versions,
-    }
 
 
 def main(args: list[str] | None = None) -> None:
     options = parse(args)
-    installed = {"JAX": "jax", "Keras": "keras"}
-    contenders = [name for name in options.contenders if find_spec(installed.get(name, "torch"))]
-    record: dict[str, Any] = {"machine": machine(), "images": options.images, "repeats": options.repeats}
-    print(json.dumps(record["machine"], indent=1))
-    table = Table()
-    measure(table, contenders, options)
-    record["rows"] = [row.as_json() for row in table.rows]
-    record["ratios"] = table.ratios()
-    print(table.text(), table.ratios_text(), sep="\n\n")
+    found: Seconds = defaultdict(list)
+    others: dict[str, float] = {}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numba", "jax") if find_spec(name)}
+    print(platform.platform(), f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f},", versions, file=sys.stderr)
+    for part, measure in (("epochs", time_epochs), ("at_once", time_runs_at_once), ("fit", time_fit)):
+        if part in options.parts:
+            measure(options, found)
+    if "epochs" in options.parts and find_spec("numba"):
+        from contenders import share_of_nonzero_products
 
-    fits = [row.peak_mib for row in table.rows if row.peak_mib is not None]
-    if fits:
-        imports = fit_process.run(["-c", "import torch, pytorch_lightning"])
-        record["import_peak_mib"] = imports.peak_mib
-        print(f"\npeak memory of fit above that of its imports: {max(fits) - imports.peak_mib:.0f} MiB")
-    if options.start_up:
-        record["start_up_seconds"] = start_up(options.start_up)
-        print("\nseconds, start to end")
-        for name, seconds in record["start_up_seconds"].items():
-            print(f"  {name:<48}{median(seconds):>8.2f}{min(seconds):>8.2f}{max(seconds):>8.2f}")
-    if options.whole:
-        record["whole_command"] = {"epochs": options.whole}
-        for engine in ENGINES.values():
-            record["whole_command"][engine] = fit_process.whole_command(engine, options.whole)
-            name = f"fit --config lr0.1, {options.whole} epochs, {engine}"
-            print(f"  {name:<48}{record['whole_command'][engine]:>8.2f}")
-    record["machine"]["load_after"] = os.getloadavg()
-    options.json.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"\nfigures: {options.json}")
+        for size in options.batches:
+            others[f"share of multiply-adds that are not zero, batch {size}"] = share_of_nonzero_products(options.images, size)
+    for part, measure_others in (("start", time_start), ("study", time_study)):
+        if part in options.parts:
+            others |= measure_others(options)
+    text = tables(options, found, others)
+    print(text)
+    if options.json:
+        rows = [{"row": name, "batch_size": size, "seconds": values} for (name, size), values in found.items()]
+        options.json.write_text(json.dumps({"versions": versions, "rows": rows, "others": others}, indent=1) + "\n")
+    if options.readme:
+        marked = re.compile("(<!-- speed -->\n).*?(<!-- /speed -->)", re.DOTALL)
+        readme = options.readme.read_text()
+        options.readme.write_text(marked.sub(lambda marks: f"{marks[1]}{text}\n{marks[2]}", readme))
 
 
 if __name__ == "__main__":
