@@ -175,9 +175,9 @@ class Recorder(Checkpoint):
         history.train_loss_by_epoch.append(measured["loss"])
         history.train_seconds_by_epoch.append(seconds)
         history.ended.append(time.time())
-        if trainer.should_stop:
-            reasons = (getattr(each, "stopping_reason_message", "") for each in trainer.callbacks)  # type: ignore[attr-defined]
-            history.stopped = next(filter(None, reasons), "by a callback")  # `EarlyStopping` has a reason
+        # `EarlyStopping` and `StopCollapsed` have a reason
+        reasons = (getattr(each, "stopping_reason_message", "") for each in trainer.callbacks)  # type: ignore[attr-defined]
+        history.stopped = next(filter(None, reasons), "by a callback") if trainer.should_stop else ""
         if len(history.val_accuracy_by_epoch) > epoch:
             measured["val loss"] = history.val_loss_by_epoch[-1] or 0.0
             measured["val accuracy"] = history.val_accuracy_by_epoch[-1] or 0.0
