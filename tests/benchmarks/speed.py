@@ -36,7 +36,7 @@ RATIOS = {
     "exact engine / plain tensor loop, one thread": ("exact engine, one thread", "plain tensor loop, one thread"),
     "fit --engine fast, untested epochs / JAX, one core": ("fit, last test only", "JAX, one thread"),
     "evaluation and logging: fit, test every epoch / fast engine": ("fit, test every epoch", "fast engine, one thread"),
-    "two one-thread runs at once / one": ("fast engine, two at once", "fast engine, one alone"),
+    "two one-thread runs at once / one": ("two fast runs at once", "one fast run alone"),
 }
 
 Seconds = dict[tuple[str, int], list[float]]
@@ -113,11 +113,11 @@ def time_runs_at_once(options: argparse.Namespace, found: Seconds) -> None:
         pair = [stack.enter_context(Worker("fast engine", [core], options.images)) for core in cores(2)]
         for _ in range(options.rounds + 1):
             for batch_size in options.batches:
-                found["fast engine, one alone", batch_size].append(pair[0].epoch(batch_size))
+                found["one fast run alone", batch_size].append(pair[0].epoch(batch_size))
                 for worker in pair:
                     worker.begin(batch_size)
-                found["fast engine, two at once", batch_size].append(max(worker.end() for worker in pair))
-    for key in [key for key in found if key[0] in ("fast engine, one alone", "fast engine, two at once")]:
+                found["two fast runs at once", batch_size].append(max(worker.end() for worker in pair))
+    for key in [key for key in found if key[0] in ("one fast run alone", "two fast runs at once")]:
         del found[key][0]  # while the other worker compiled
 
 
