@@ -8,13 +8,11 @@ from lit_mnist.report.drawing import Palette
 from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, find_sweeps
 from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_survival, draw_sweep
 from lit_mnist.report.findings import lead_sentences, overview, section_sentences
-from lit_mnist.report.map import METHODS as METHODS_OF_MAP
 from lit_mnist.report.map import map_section
 from lit_mnist.report.published import published_rows
 from lit_mnist.report.quantities import TEST_ACCURACY
 from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table
 from lit_mnist.report.tables import all_runs, count_of, levels, provenance, results
-from lit_mnist.report.why import METHODS as METHODS_OF_WHY
 from lit_mnist.report.why import why_section
 
 Sweeps = dict[Axis, list[Sweep]]
@@ -46,11 +44,9 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     """Writes the page about at least one group."""
     palette = Palette(groups)
     sweeps = {axis: found for axis in AXES if (found := find_sweeps(groups, axis))}
-    why = why_section(groups, [found[0] for found in sweeps.values()], palette)
-    together = map_section(groups, palette)
-    sections = [section for section in (why, together) if section] + [
-        _sweep_section(found, palette) for found in sweeps.values()
-    ]
+    causes = why_section(groups, [found[0] for found in sweeps.values()], palette), map_section(groups, palette)
+    sections = [section for section in causes if section]
+    sections += [_sweep_section(found, palette) for found in sweeps.values()]
     if concerned := [each for each in groups if each.failed]:
         whole = count_of(len(groups) - len(concerned), "configuration")
         caption = f"Runs still training, by configuration; {whole} lost no run."
@@ -68,7 +64,7 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     sections.append(Section("runs", "All runs, and the lines that run them again", [all_runs(groups), lines], True))
     if problems:
         sections.append(Section("problems", "What could not be counted", [Bullets(problems)]))
-    methods = METHODS + (METHODS_OF_WHY if why else ()) + (METHODS_OF_MAP if together else ())
+    methods = [*METHODS, *(method for section in sections for method in section.methods)]
     sections.append(Section("methods", "Methods", [Bullets(methods)], True))
     sections.append(Section("provenance", "Versions, machines and data", [provenance(groups)], True))
     return Page(_title(sweeps), _subtitle(groups, problems), _first_screen(groups, sweeps, palette), sections)

@@ -22,7 +22,7 @@ from lit_mnist.report.statistics import Difference, share_interval, trend
 
 SIGNIFICANCE = 0.05
 FEW_RUNS = 10  # at a level: too few to see anything but large differences between shares
-NAMED = 3  # levels that the best one is compared with in a sentence of the first screen
+NAMED = 3  # levels that the best one is compared with, and other things of one kind, in a sentence
 
 
 def answers(results: Mapping[Path, Result]) -> list[str]:

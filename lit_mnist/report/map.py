@@ -14,7 +14,7 @@ from scipy import optimize, stats
 from lit_mnist.report.drawing import Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import AXES, Group, experiment_key, level_text
 from lit_mnist.report.figures import PANEL, logarithmic
-from lit_mnist.report.findings import listed
+from lit_mnist.report.findings import NAMED, listed
 from lit_mnist.report.knob import make_knob
 from lit_mnist.report.load import RecordedRun
 from lit_mnist.report.quantities import FINAL_LOSS, TARGETS, steps_to
@@ -24,9 +24,8 @@ from lit_mnist.report.why import readings
 
 EQUIVALENT = 0.05  # relative difference of losses that linear scaling may leave
 MISFIT = 0.3  # relative distance of a batch size from the law, beyond which the law is not stated
-NAMED = 4  # ratios in one sentence
 FEWEST_SIZES, FEWEST_RATES = 4, 3  # of a law
-METHODS = (
+_METHODS = (
     "Linear scaling means the same final training loss at equal learning rate / batch size and equal images: two one-sided "
     "t tests of the logarithms at 5 %, for a difference of at most 5 %.",
     "The steps to a target are those at the learning rate with the fewest, among rates at which every run reached it; the "
@@ -84,7 +83,7 @@ def map_section(groups: Sequence[Group], palette: Palette) -> Section | None:
         blocks.append(Bullets(found))
     if knob := make_knob(grid, palette):
         blocks.append(knob)
-    return Section("map", "Learning rate and batch size together", blocks)
+    return Section("map", "Learning rate and batch size together", blocks, methods=_METHODS)
 
 
 def linear_scaling(grid: Sequence[Group]) -> list[str]:

@@ -88,12 +88,16 @@ Block = Bullets | Table | Figures | Lines | Knob | Columns
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a heading that the list of contents links to; folded until it is opened if it is for few readers."""
+    """Blocks under a heading that the list of contents links to; folded until it is opened if it is for few readers.
+
+    `methods` say how its numbers were found, and stand at the end of the page.
+    """
 
     anchor: str
     title: str
     blocks: Sequence[Block]
     folded: bool = False
+    methods: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ FEWEST_MEASURED = 3  # runs of a group
 FEWEST_FAILURES = 5  # of a group whose risk per epoch is stated
 EQUAL_LOSSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # nats, at which test accuracies are compared
 SAME_ACCURACY = 0.003  # a difference whose whole interval is smaller is called none
-MOST_IN_LEGEND = 6  # groups in one figure
-NAMED = 5  # groups in one sentence, and sentences of one kind
-METHODS = (
+MANY = 6  # groups: more have no legend and are not all named
+_METHODS = (
     "Sharpness is the largest eigenvalue of the Hessian of the training loss, on the same images in all runs. Batch sharpness "
     "is the mean over mini-batches of g'Hg / g'g, each with its own gradient g and Hessian H.",
     "An image activates a hidden unit if the unit's output is above 0; a unit that no measured image activates is dead. Shares "
@@ -55,12 +54,12 @@ def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palet
             drawings += [_draw_losses(sweep, "images"), _draw_losses(sweep, "SGD steps")]
     blocks: list[Block] = []
     if shown := [each for each in drawings if each]:
-        many = len(groups) > MOST_IN_LEGEND
+        many = len(groups) > MANY
         bands = palette.key if many else "Bands reach from the lowest run to the highest."
         blocks.append(Figures(shown, f"Lines join medians. {bands} A run counts until it fails."))
     if said := [each for each in sentences if each]:
         blocks.append(Bullets(said))
-    return Section("why", "Why", blocks) if blocks else None
+    return Section("why", "Why", blocks, methods=_METHODS) if blocks else None
 
 
 def readings(run: RecordedRun, name: str) -> Points:
@@ -140,7 +139,7 @@ def risk(groups: Sequence[Group]) -> str:
     if not told:
         return ""
     return (
-        f"The risk of failure per epoch is {listed(told[:NAMED])}. Nothing suggests that it changes as training goes on, so a "
+        f"The risk of failure per epoch is {listed(told[:MANY])}. Nothing suggests that it changes as training goes on, so a "
         "longer run is more likely to fail."
     )
 
@@ -190,7 +189,7 @@ def accuracy_at(run: RecordedRun, loss: float) -> float | None:
 def _outermost(groups: Sequence[Group], values: Callable[[Group], Sequence[float]]) -> list[Group]:
     """The groups by their median, or the lowest and the highest of many."""
     ranked = sorted(groups, key=lambda each: median(values(each)))
-    return ranked if len(ranked) <= NAMED else ranked[: NAMED // 2] + ranked[-(NAMED // 2) :]
+    return ranked if len(ranked) <= MANY else ranked[: MANY // 2] + ranked[-(MANY // 2) :]
 
 
 def _counted(group: Group, measured: int) -> str:
@@ -229,7 +228,7 @@ def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Po
                 values.setdefault(x, []).append(y)
             along, color = sorted(values), palette.of(each)
             middle, low, high = ([pick(values[x]) for x in along] for pick in (median, min, max))
-            if len(curves) <= MOST_IN_LEGEND:
+            if len(curves) <= MANY:
                 axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
             axes.plot(along, middle, color=color, linestyle=palette.dash(each), label=each.name)
         if file == BATCH_EDGE:
@@ -237,6 +236,6 @@ def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Po
         if file != "active":
             logarithmic(axes)
         axes.xaxis.set_major_formatter("{x:g}" if xlabel == "epoch" else "{x:,.0f}")
-        if len(curves) <= MOST_IN_LEGEND:
+        if len(curves) <= MANY:
             axes.legend(fontsize=8, handlelength=1.6)
         return Drawing(file, f"{label.capitalize()} against {xlabel}", to_svg(figure))
