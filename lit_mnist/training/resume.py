@@ -13,7 +13,7 @@ from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.atomic import write_atomically
-from lit_mnist.record.checkpoint import read_checkpoint
+from lit_mnist.record.checkpoint import mapping_in, read_checkpoint
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.provenance import versions
@@ -138,16 +138,14 @@ class RunCheckpointIO(CheckpointIO):
         torch.save(checkpoint, buffer)
         write_atomically(Path(path), buffer.getvalue())
         self._saved.add(Path(path).resolve())
-        self._remove_old(checkpoint)
+        if Path(path) in self.folder.checkpoints:  # and not saved by a callback of the user's
+            self._remove_old(checkpoint)
 
     def _remove_old(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the newest checkpoints, and where the loss has risen for good the last from before, which explains it."""
-        saved = checkpoint.get("callbacks", {}).get(Recorder.__name__)
-        if saved is None:  # by a callback that saves weights alone
-            return
-        calm = calm_until(saved["history"]["train_loss_by_block"], saved["experiment"]["classes"])
-        kept = {*self.folder.checkpoints[:KEPT], self.folder.checkpoint_before(calm)}
-        for old in set(self.folder.checkpoints) - kept:
+        history = mapping_in(checkpoint, "callbacks", Recorder.__name__, "history")
+        calm = calm_until(history.get("train_loss_by_block", []), checkpoint["hyper_parameters"]["classes"])
+        for old in set(self.folder.checkpoints[KEPT:]) - {self.folder.checkpoint_before(calm)}:
             old.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
