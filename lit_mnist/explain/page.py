@@ -14,12 +14,12 @@ from lit_mnist.insight.replay import Step
 from lit_mnist.plots import plain
 from lit_mnist.record.printable import one_line
 from lit_mnist.report.drawing import INK, SCALE, Drawing, canvas, to_svg
+from lit_mnist.report.figures import PANEL
 from lit_mnist.report.render import Block, Bullets, Figures, Lines, Page, Section, Table
 
-PANEL = (4.6, 2.7)  # inches
 LARGEST = 1e30  # drawn: beyond it, matplotlib's arithmetic overflows
 IMAGES, COLUMNS = 8, 4  # drawn, and in a row
-COLOURS = (SCALE[3], SCALE[9], SCALE[14], SCALE[0], SCALE[6], SCALE[12])
+_COLOURS = (SCALE[3], SCALE[9], SCALE[14], SCALE[0], SCALE[6], SCALE[12])
 
 
 def failure_page(run: Recorded, failure: Failure, folder: Path, said: Sequence[str], replay: str, images: Tensor) -> Page:
@@ -126,25 +126,25 @@ def _step_panels(failure: Failure, first: int) -> list[Drawing]:
             return Drawing(name, title, to_svg(figure))
 
     def loss(axes: Axes) -> None:
-        axes.plot(numbers, [min(max(step.loss, 1e-6), LARGEST) for step in steps], color=COLOURS[0], linewidth=1.2)
+        axes.plot(numbers, [min(max(step.loss, 1e-6), LARGEST) for step in steps], color=_COLOURS[0], linewidth=1.2)
         axes.axhline(failure.chance, color=INK, linewidth=0.8)
         axes.annotate("guessing", (numbers[0], failure.chance), (0, 3), textcoords="offset points", fontsize=8)
 
     def norm(axes: Axes) -> None:
-        axes.plot(numbers, [min(max(step.gradient_norm, 1e-9), LARGEST) for step in steps], color=COLOURS[0], linewidth=1.2)
+        axes.plot(numbers, [min(max(step.gradient_norm, 1e-9), LARGEST) for step in steps], color=_COLOURS[0], linewidth=1.2)
         axes.axhline(failure.max_norm, color=INK, linewidth=0.8)
         axes.annotate("cap of the rerun", (numbers[0], failure.max_norm), (0, 3), textcoords="offset points", fontsize=8)
 
     def curvature(axes: Axes) -> None:
         values = [min(max(failure.lr * step.curvature / 2, -LARGEST), LARGEST) for step in steps]
         axes.set_yscale("symlog", linthresh=1)
-        axes.plot(numbers, values, color=COLOURS[0], linewidth=1.2)
+        axes.plot(numbers, values, color=_COLOURS[0], linewidth=1.2)
         axes.axhline(1, color=INK, linewidth=0.8)
 
     def units(axes: Axes) -> None:
         for layer in range(len(steps[0].units)):
             values = [100 * step.units[layer].active for step in steps]
-            axes.plot(numbers, values, color=COLOURS[layer % len(COLOURS)], linewidth=1.4, label=f"layer {layer + 1}")
+            axes.plot(numbers, values, color=_COLOURS[layer % len(_COLOURS)], linewidth=1.4, label=f"layer {layer + 1}")
         axes.set_ylim(bottom=0)
         if steps[0].units:
             axes.legend(ncols=2)
@@ -153,7 +153,7 @@ def _step_panels(failure: Failure, first: int) -> list[Drawing]:
         for layer, name in enumerate(steps[0].weight_norms):
             start = steps[0].weight_norms[name] or 1.0
             values = [min(step.weight_norms[name] / start, LARGEST) for step in steps]
-            axes.plot(numbers, values, color=COLOURS[layer % len(COLOURS)], linewidth=1.4, label=f"layer {layer + 1}")
+            axes.plot(numbers, values, color=_COLOURS[layer % len(_COLOURS)], linewidth=1.4, label=f"layer {layer + 1}")
         axes.legend(ncols=2)
 
     return [
@@ -171,7 +171,7 @@ def _draw_twins(failure: Failure) -> Drawing:
         axes = figure.add_axes((0.13, 0.17, 0.84, 0.72), xlabel="steps before the failure at which the weights were moved")
         axes.set_title("Moved reruns that failed (%)", loc="left")
         shares = [100 * twins.failed / twins.runs for twins in failure.twins]
-        axes.bar(range(len(shares)), shares, color=COLOURS[0], width=0.6)
+        axes.bar(range(len(shares)), shares, color=_COLOURS[0], width=0.6)
         axes.set_xticks(range(len(shares)), [str(twins.steps_before) for twins in failure.twins])
         axes.invert_xaxis()
         axes.set_ylim(0, 103)
@@ -201,7 +201,7 @@ def _draw_branches(test: BranchTest) -> Drawing:
         axes = figure.add_axes((0.16, 0.21, 0.81, 0.75), xscale="log", xlabel="training loss / that after unchanged steps")
         axes.axvline(1, color=INK, linewidth=0.8)
         for row, name in enumerate(reversed(names)):
-            effect, color = test.effects[name], COLOURS[1]
+            effect, color = test.effects[name], _COLOURS[1]
             ratios = [ratio for ratio in effect.ratios if 0 < ratio < LARGEST]
             axes.plot(ratios, [row + 0.13] * len(ratios), "o", color=color, alpha=0.6, markeredgewidth=0)
             if effect.mean > 0:

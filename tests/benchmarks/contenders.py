@@ -231,10 +231,11 @@ def share_of_nonzero_products(count: int, batch_size: int) -> float:
     on = [(value != 0).sum(1).double() for value in values]  # inputs of each layer, per image
     deltas = [*on[1:], torch.full((len(images),), float(WIDTHS[-1]))]  # a unit that is off passes no delta on
     pairs = list(itertools.pairwise(WIDTHS))
-    done = sum((lit * outputs + lit * above).sum() for lit, above, (_, outputs) in zip(on, deltas, pairs, strict=True))
-    done += sum((lit * above).sum() for lit, above in zip(on[1:], deltas[1:], strict=True))
+    layers = zip(on, deltas, pairs, strict=True)
+    done = sum(float((lit * outputs + lit * above).sum()) for lit, above, (_, outputs) in layers)
+    done += sum(float((lit * above).sum()) for lit, above in zip(on[1:], deltas[1:], strict=True))
     dense = 2 * sum(map(math.prod, pairs)) + sum(map(math.prod, pairs[1:]))
-    return float(done) / (dense * len(images))
+    return done / (dense * len(images))
 
 
 CONTENDERS: dict[str, Callable[[Tensor, Tensor, int], Epoch]] = {
