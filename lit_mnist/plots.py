@@ -1,10 +1,10 @@
 """The pictures of one run: loss curve, confusion matrix, grids of images; and the style that every figure shares."""
 
 import io
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from cycler import cycler
@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Images: TypeAlias = Sequence[NDArray[Any]]  # each (H, W) or (H, W, 3)
+
 # Okabe and Ito's palette, which the colour-blind can tell apart; hues too pale for white paper come last
 SERIES: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9", "#8c6d31")
 INK, FAINT, ALARM = "#1f2328", "#d4d9df", "#b00020"
@@ -21,14 +24,12 @@ STYLE: Final[dict[Any, Any]] = dict.fromkeys(INKED, INK) | {
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 9,
     "axes.titlesize": 10,
-    "axes.labelsize": 9,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.linewidth": 0.8,
     "axes.prop_cycle": cycler(color=SERIES),
     "grid.color": FAINT,
     "grid.linewidth": 0.7,
@@ -38,7 +39,7 @@ STYLE: Final[dict[Any, Any]] = dict.fromkeys(INKED, INK) | {
 MAKER = "lit_mnist"  # in the metadata of every PNG of ours, under "Software"
 SHOWN = 100  # images in one grid at most
 TILE, GAP = 1.0, 0.12  # inches: the side of an image in a grid, and the space around it
-LARGEST = 1e30  # losses beyond it are not drawn: matplotlib's arithmetic overflows
+DRAWABLE = 1e30  # losses beyond it leave a gap: matplotlib's arithmetic overflows
 
 
 @contextmanager
@@ -53,40 +54,33 @@ def style(changes: Mapping[Any, Any] | None = None) -> Iterator[None]:
 
 
 def plain(text: str, most: int = 80) -> str:
-    """Text from a user as a label: no formulas, only glyphs that the font has, the last `most` characters of each line."""
-    lines = (line if len(line) <= most else "…" + line[1 - most :] for line in text.split("\n"))
-    drawable = ("".join(each if _has_glyph(each) else "\N{REPLACEMENT CHARACTER}" for each in line) for line in lines)
-    return "\n".join(drawable).replace("$", r"\$")
+    """Text from a user as a label: no formulas, only what can be encoded, the last `most` characters of each line."""
+    lines = text.encode("utf-8", "replace").decode().split("\n")
+    return "\n".join(line if len(line) <= most else "…" + line[1 - most :] for line in lines).replace("$", r"\$")
 
 
 def draw_loss_curve(train_loss_by_epoch: Sequence[float], title: str) -> "Figure":
-    """Training loss (nats) against epoch, the first epoch being 1; what is not finite leaves a gap."""
-    from matplotlib.ticker import MaxNLocator
-
-    loss = np.asarray(train_loss_by_epoch, dtype=np.float64)
-    with style():
-        figure = _figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.add_subplot(xlabel="epoch", ylabel="training loss (nats)", title=plain(title, 64))
-        axes.plot(np.arange(1, len(loss) + 1), np.where(np.abs(loss) < LARGEST, loss, np.nan), marker="o")
-        axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
+    """Training loss (nats, logarithmic) of one run against epoch, the first epoch being 1."""
+    return draw_loss_curves({title: [train_loss_by_epoch]})
 
 
 def draw_loss_curves(curves: Mapping[str, Sequence[Sequence[float]]]) -> "Figure":
-    """Training loss (nats, logarithmic) against epoch for several configurations: every run a line, a colour for each name."""
+    """Training loss (nats, logarithmic) against epoch for several configurations: every run a line, a colour for each name.
+
+    What is not finite leaves a gap.
+    """
     from matplotlib.ticker import MaxNLocator
 
     with style():
         figure = _figure(figsize=(6.4, 4.2), layout="constrained")
-        axes = figure.add_subplot(xlabel="epoch", ylabel="training loss (nats)", yscale="log")
+        axes = figure.add_subplot(xlabel="epoch", ylabel="training loss (nats)")
+        axes.set_yscale("log", nonpositive="mask")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, (name, runs) in enumerate(curves.items()):
             for index, losses in enumerate(runs):
-                loss = np.asarray(losses, dtype=np.float64)
-                shown = np.where((loss > 0) & (loss < LARGEST), loss, np.nan)
-                label = plain(name, 40) if index == 0 else None
-                axes.plot(np.arange(1, len(loss) + 1), shown, color=SERIES[number % len(SERIES)], label=label, linewidth=1)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                loss = np.array([loss if loss < DRAWABLE else np.nan for loss in losses])
+                label = "" if index else plain(name, 64)
+                axes.plot(np.arange(1, len(loss) + 1), loss, color=f"C{number}", label=label, linewidth=1, marker=".")
         if curves:
             axes.legend()
     return figure
@@ -101,63 +95,50 @@ def draw_confusion(labels: ArrayLike, predictions: ArrayLike, classes: Sequence[
         classes: Names of the classes, by label.
     """
     size = len(classes)
-    pairs = _array(labels).astype(np.int64) * size + _array(predictions).astype(np.int64)
-    counts = np.bincount(pairs, minlength=size**2).reshape(size, size)
-    right = int(counts.trace())
+    counts = np.zeros((size, size), dtype=np.int64)
+    np.add.at(counts, (np.asarray(labels), np.asarray(predictions)), 1)
     wrong = counts - np.diag(counts.diagonal())
-    few = size <= 12
-    cell, fontsize = (0.56, 9) if few else (0.27, 6)  # inches, points
+    cell, fontsize = (0.56, 9) if size <= 12 else (0.27, 6)  # inches, points
     names = [plain(name, 24) for name in classes]
     turned = max(map(len, names)) > 2
-    with style({"axes.grid": False, "font.size": 9 if few else 7}):
+    with style({"axes.grid": False}):
         figure = _figure(figsize=(cell * size + 1.4, cell * size + 1.0), layout="constrained")
-        title = f"{len(pairs) - right:,} mistakes in {len(pairs):,} images"
+        title = f"{wrong.sum():,} mistakes in {counts.sum():,} images"
         axes = figure.add_subplot(xlabel="predicted", ylabel="true", title=title)
-        axes.imshow(wrong, cmap="Blues", vmin=0, vmax=max(1, wrong.max()))
+        axes.imshow(wrong, cmap="Blues", vmin=0, vmax=max(1, wrong.max()), interpolation="nearest")
         axes.set_xticks(range(size), names, rotation=45 if turned else 0, ha="right" if turned else "center")
         axes.set_yticks(range(size), names)
+        axes.tick_params(labelsize=min(fontsize + 1, 9))
+        text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": fontsize, "in_layout": False}
         for row, column in np.argwhere(counts):
-            dark = wrong[row, column] > wrong.max() / 2
-            color = "0.45" if row == column else "white" if dark else "black"
-            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, fontsize=fontsize)
+            color = "0.45" if row == column else "white" if wrong[row, column] > wrong.max() / 2 else "black"
+            axes.text(column, row, f"{counts[row, column]:,}", color=color, **text)
     return figure
 
 
-def draw_mistakes(images: ArrayLike, labels: ArrayLike, logits: ArrayLike, classes: Sequence[str], most: int = 25) -> "Figure":
-    """The most confident mistakes, the most confident first: image, true class, predicted class, its probability.
+def draw_mistakes(images: ArrayLike, labels: ArrayLike, logits: ArrayLike, classes: Sequence[str]) -> "Figure":
+    """The 25 most confident mistakes, the most confident first: image, true class, predicted class, its probability.
 
     Args:
         images: (N, H, W) or (N, 1, H, W), uint8 or floating point, 0 background.
         labels: True classes (N,), integers from 0.
         logits: (N, number of classes), unnormalised log-probabilities.
         classes: Names of the classes, by label.
-        most: How many to show at most.
     """
     from scipy.special import softmax
 
-    truth, pixels = _array(labels), _array(images)
-    probabilities = softmax(_array(logits).astype(np.float64), axis=1)
+    truth, pixels = np.asarray(labels), np.asarray(images)
+    probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
     predictions, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predictions != truth)
-    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
-    between = " " if max(map(len, classes)) <= 2 else "\n"  # long names need a line each
-    captions = [
-        f"{classes[truth[index]]}{between}taken for {classes[predictions[index]]}\n{100 * confidence[index]:.1f} %"
-        for index in surest
-    ]
-    title = f"The {len(surest)} most confident of {len(wrong):,} mistakes"
-    if not len(wrong):
-        title = f"No mistake in {len(truth):,} images"
-    return draw_images([pixels[index].reshape(pixels.shape[-2:]) for index in surest], captions, title)
+    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
+    captions = [f"{classes[truth[at]]}\ntaken for {classes[predictions[at]]}\n{100 * confidence[at]:.1f} %" for at in surest]
+    title = f"The {len(surest)} most confident of {len(wrong):,} mistakes in {len(truth):,} images"
+    return draw_images([pixels[at].reshape(pixels.shape[-2:]) for at in surest], captions, title)
 
 
 def draw_images(
-    images: Sequence[NDArray[Any]],
-    captions: Sequence[str],
-    title: str,
-    beside: Sequence[NDArray[Any]] = (),
-    alarming: Collection[int] = (),
-    columns: int = 5,
+    images: Images, captions: Sequence[str], title: str, beside: Images = (), alarming: Collection[int] = ()
 ) -> "Figure":
     """A grid of images with a caption under each.
 
@@ -167,15 +148,14 @@ def draw_images(
         title: One line above the grid.
         beside: A second image for each, drawn at its right; or none.
         alarming: Indices of captions set in red.
-        columns: Cells in a row.
     """
     shown, wide = min(len(images), SHOWN), 2 if len(beside) else 1
-    columns = max(1, min(columns, shown))
+    columns, room = (5, 1.6) if wide == 1 else (4, 2.4)  # room: inches for an image and its caption
+    columns = max(2, min(columns, shown))
     lines = max((caption.count("\n") + 1 for caption in captions[:shown]), default=0)
-    room = 1.6 if wide == 1 else 2.4 * TILE  # inches for an image and its caption
-    width, height = max(3.4, columns * (room + GAP) + GAP), TILE + 0.15 * lines + 2 * GAP
+    height = TILE + 0.15 * lines + 2 * GAP
     with style():
-        figure = _figure(figsize=(width, 0.45 + max(1, -(-shown // columns)) * height))
+        figure = _figure(figsize=(columns * (room + GAP) + GAP, 0.45 + max(1, -(-shown // columns)) * height))
         axes = figure.add_axes((0, 0, 1, 1))  # one for all, in inches from the top left: 200 of them take seconds
         axes.text(figure.get_figwidth() / 2, 0.26, plain(title), ha="center", va="center", fontsize=11)
         for index in range(shown):
@@ -199,14 +179,17 @@ def _figure(**options: Any) -> "Figure":
         def _repr_png_(self) -> bytes:
             return as_png(self)
 
-    return Shown(**options)
+    return Shown(dpi=150, **options)
 
 
 def as_png(figure: "Figure", title: str = "") -> bytes:
     """The figure as the content of a PNG file: without a date, with `MAKER` and a title in its metadata."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": MAKER, "Title": title})
+    with style(), warnings.catch_warnings(action="ignore"):  # a box for each glyph that the font lacks
+        canvas: Any = FigureCanvasAgg(figure)  # whose method draws once; savefig draws twice
+        canvas.print_png(buffer, metadata={"Software": MAKER, "Title": title})
     return buffer.getvalue()
 
 
@@ -217,18 +200,3 @@ def _place(axes: "Axes", image: NDArray[Any], x: float, y: float) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1, extent=extent)
     left, right, bottom, top = extent
     axes.plot([left, right, right, left, left], [top, top, bottom, bottom, top], color=FAINT, linewidth=0.7)
-
-
-def _array(values: Any) -> NDArray[Any]:
-    """An array of anything array-like; of a tensor on any device, of any dtype."""
-    if not hasattr(values, "detach"):
-        return np.asarray(values)
-    tensor = values.detach().cpu()
-    return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)  # NumPy has no bfloat16
-
-
-@lru_cache(maxsize=4096)
-def _has_glyph(character: str) -> bool:
-    from matplotlib.font_manager import findfont, get_font
-
-    return bool(get_font(findfont(STYLE["font.family"])).get_char_index(ord(character)))

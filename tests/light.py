@@ -37,7 +37,7 @@ def _vignette(x: Field, y: Field, random: np.random.Generator) -> Field:
 
 
 def _shadow(x: Field, y: Field, random: np.random.Generator) -> Field:
-    """Of a head or a hand: everything on one side of a soft line."""
+    """The shadow of a head or a hand: everything on one side of a soft line."""
     return 1 / (1 + np.exp(-(_window(x, y, random) - random.uniform(-0.5, 0.5)) / random.uniform(0.05, 0.2)))
 
 
@@ -50,7 +50,7 @@ def _two_lamps(x: Field, y: Field, random: np.random.Generator) -> Field:
 
 
 def _bent_page(x: Field, y: Field, random: np.random.Generator) -> Field:
-    """Beside the spine of a book."""
+    """A page that bends towards the spine of a book."""
     light: Field = -np.exp(-np.abs(x - random.choice([-1.1, 1.1])) / 0.3) + 0.1 * np.sin(3 * y)
     return light
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-
-Array = np.ndarray[Any, Any]
 
 MOST_BYTES = 2**31  # of one data set, uncompressed
 MOST_PIXELS = 2**20  # of one image
@@ -24,7 +23,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # Pillow's modes of at most 8 bits per channel
 
 
-def read_idx(path: Path, most: int = MOST_BYTES) -> tuple[Array, str]:
+def read_idx(path: Path, most: int = MOST_BYTES) -> tuple[NDArray[Any], str]:
     """Reads the values of an IDX file, and the SHA-256 of its content; both uncompressed if its name ends in .gz.
 
     Never reads or unpacks more than `most` bytes, or than the header promises.
@@ -51,7 +50,7 @@ def read_idx(path: Path, most: int = MOST_BYTES) -> tuple[Array, str]:
     return values, hashlib.sha256(header + content).hexdigest()
 
 
-def read_picture(path: Path) -> tuple[Array, str]:
+def read_picture(path: Path) -> tuple[NDArray[Any], str]:
     """Reads the grey values, uint8 (height, width), of a picture file, and the SHA-256 of the file.
 
     Raises:
@@ -61,21 +60,20 @@ def read_picture(path: Path) -> tuple[Array, str]:
         content = file.read(8 * MOST_PIXELS + 1)
         if len(content) > 8 * MOST_PIXELS:
             raise ValueError("is too large a file for a small grey picture")
-        image = _decode(content)
-    return image, hashlib.sha256(content).hexdigest()
+        return _decode(content), hashlib.sha256(content).hexdigest()
 
 
-def _decode(content: bytes) -> Array:
+def _decode(content: bytes) -> NDArray[Any]:
     try:
-        formats = [*PICTURE_FORMATS.values()]
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content), formats=formats) as image:
-            size, mode = image.size, image.mode
-            allowed = math.prod(size) <= MOST_PIXELS and mode in _MODES
+        with warnings.catch_warnings(action="ignore"):
+            image = Image.open(io.BytesIO(content), formats=[*PICTURE_FORMATS.values()])  # only its header so far
+            allowed = math.prod(image.size) <= MOST_PIXELS and image.mode in _MODES
             pixels = np.asarray(image.convert("RGBA")) if allowed else None
     except Exception as error:  # Pillow raises whatever its decoders do: OSError, SyntaxError, struct.error, ...
         raise ValueError(f"is not a whole picture ({type(error).__name__})") from None
     if pixels is None:
-        raise ValueError(f"has {size[0]} x {size[1]} pixels of mode {mode}, not at most {MOST_PIXELS:,} of 8-bit grey")
+        size = f"{image.width} x {image.height} pixels of mode {image.mode}"
+        raise ValueError(f"has {size}, not at most {MOST_PIXELS:,} of 8-bit grey")
     if (pixels[..., 3] != 255).any():
         raise ValueError("has transparent pixels")
     if (pixels[..., :2] != pixels[..., 1:3]).any():

@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_mnist.datasets.decode import MOST_BYTES, MOST_PIXELS, PICTURE_FORMATS, Array, read_idx, read_picture
+from lit_mnist.datasets.decode import MOST_BYTES, MOST_PIXELS, PICTURE_FORMATS, read_idx, read_picture
 from lit_mnist.datasets.registry import MNIST, REGISTRY, Entry, find
 from lit_mnist.record.atomic import write_atomically
 
@@ -116,7 +118,7 @@ def _download(entry: Entry, folders: Sequence[Path]) -> None:
 def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) -> DataSet:
     """Loads four IDX files: those of an entry of the registry, or somebody's own by the names of MNIST's."""
     paths: list[Path] = []
-    arrays: list[Array] = []
+    arrays: list[NDArray[Any]] = []
     sums: dict[str, str] = {}
     for file in (entry or MNIST).files:
         path = _locate(folders, file)
@@ -129,9 +131,8 @@ def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) ->
                 f"{path} is not the published file of {name} (its SHA-256 differs); replace it, or give a folder "
                 "of your own data as --data.dataset."
             )
-        first_column = entry is not None and entry.labels_in_first_column and values.ndim == 2
         paths.append(path)
-        arrays.append(values[:, 0] if first_column else values)
+        arrays.append(values[:, 0] if entry and values.ndim == 2 else values)
     train_size, test_size = (entry.train_size, entry.test_size) if entry else (len(arrays[0]), len(arrays[2]))
     image_shape = entry.image_shape if entry else arrays[0].shape[1:]
     classes = entry.classes if entry else tuple(str(label) for label in range(len(np.unique(arrays[1]))))
@@ -144,7 +145,7 @@ def _load_idx(name: str, folders: Sequence[Path], entry: Entry | None = None) ->
     return _data_set(name, classes, arrays, sums)
 
 
-def _check_split(paths: Sequence[Path], arrays: Sequence[Array], shape: tuple[int, ...], classes: int) -> None:
+def _check_split(paths: Sequence[Path], arrays: Sequence[NDArray[Any]], shape: tuple[int, ...], classes: int) -> None:
     """Compares images with the shape that they must have, and their labels with 0 to `classes` - 1."""
     images, labels = arrays
     if images.dtype != np.uint8 or images.ndim != 3 or images.size == 0 or images[0].size > MOST_PIXELS:
@@ -172,10 +173,10 @@ def _load_pictures(name: str) -> DataSet:
         )
     if not all(each.isprintable() for each in classes):
         raise ValueError(f"{splits[0]} has a class whose name cannot be printed ({classes!a}); rename it.")
-    arrays: list[Array] = []
+    arrays: list[NDArray[Any]] = []
     sums: dict[str, str] = {}
     for split in splits:
-        images: list[Array] = []
+        images: list[NDArray[Any]] = []
         labels: list[int] = []
         for label, folder in enumerate(split / each for each in classes):
             paths = [path for path in _sorted_paths(folder) if path.suffix.lower() in PICTURE_FORMATS]
@@ -204,7 +205,7 @@ def _sorted_paths(folder: Path) -> list[Path]:
         ) from None
 
 
-def _data_set(name: str, classes: Sequence[str], arrays: Sequence[Array], sums: Mapping[str, str]) -> DataSet:
+def _data_set(name: str, classes: Sequence[str], arrays: Sequence[NDArray[Any]], sums: Mapping[str, str]) -> DataSet:
     images, labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
     listed = "".join(f"{digest}  {file}\n" for file, digest in sums.items())  # as the command sha256sum prints it
     return DataSet(

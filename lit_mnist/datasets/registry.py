@@ -5,13 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Training images, training labels, test images, test labels.
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+# training images, training labels, test images, test labels
+_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _QMNIST_FILES = (
     "qmnist-train-images-idx3-ubyte",
     "qmnist-train-labels-idx2-int",
@@ -33,9 +28,8 @@ class Entry:
         train_size: Number of training images.
         test_size: Number of test images.
         image_shape: Height and width in pixels.
-        files: torchvision's names of the uncompressed IDX files: training images and labels, test images and
-            labels.
-        labels_in_first_column: True if the label files are tables whose first column is the label.
+        files: torchvision's names of the uncompressed IDX files: training images and labels, test images and labels. Where
+            the labels are a table, its first column is the label.
         sha256: SHA-256 of the uncompressed files, by name; without those that are not known.
         archives: A folder of this machine that may hold the compressed files.
     """
@@ -47,7 +41,6 @@ class Entry:
     test_size: int = 10_000
     image_shape: tuple[int, int] = (28, 28)
     files: tuple[str, str, str, str] = _IDX_FILES
-    labels_in_first_column: bool = False
     sha256: Mapping[str, str] = field(default_factory=dict)
     archives: Path | None = None
 
@@ -56,25 +49,13 @@ MNIST = Entry(
     name="MNIST",
     classes=_DIGITS,
     source="the package lit_mnist itself: leave out --data.root",
-    # Lines of `sha256sum`: a sum, two spaces, a name.
     sha256={name: digest for digest, name in map(str.split, (_PACKAGED / "SHA256SUMS").read_text().splitlines())},
     archives=_PACKAGED,
 )
 
 _FASHION_MNIST = Entry(
     name="FashionMNIST",
-    classes=(
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
+    classes=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     source="Debian's package dataset-fashion-mnist or https://github.com/zalandoresearch/fashion-mnist",
     sha256={  # of the files in Debian's package; the labels' also of those that the publisher offers
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -97,7 +78,6 @@ _QMNIST = Entry(
     source="https://github.com/facebookresearch/qmnist",
     test_size=60_000,
     files=_QMNIST_FILES,
-    labels_in_first_column=True,
     sha256={  # of the files that the publisher offers
         "qmnist-train-labels-idx2-int": "bb1b6e1ec7b04fd5696f1ed50b5f58f8ef195118edd5c93c81783df9740b8ac5",
         "qmnist-test-labels-idx2-int": "92d0ccb8c25f9c6534270fb4be7e1d24a1c6d315edfc8a638bfbd31c70f362dd",

@@ -5,7 +5,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_mnist.cli import DONE, FAILED, Parser
-from lit_mnist.plots import MAKER, SHOWN, as_png, draw_images
-from lit_mnist.predict.pictures import grey, list_files, read, with_alpha
+from lit_mnist.plots import SHOWN, as_png, draw_images
+from lit_mnist.predict.pictures import eight_bit, list_files, read
 from lit_mnist.predict.predict import classify, network_of, prepare_for
 from lit_mnist.record.atomic import check_writable, write_atomically
 from lit_mnist.record.printable import csv_cell, one_line
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from lit_mnist.record.checkpoint import TrainedNetwork
 
 HEADER = ("file", "class", "probability", "note")
-TITLE = "predictions"  # in the metadata of a sheet
+TITLE = "lit_mnist: predictions"  # in the metadata of a sheet
 UNSURE = 0.5  # probabilities below it are set in red
 THUMBNAIL = 300  # pixels
 
@@ -95,25 +94,18 @@ def _check_outputs(out: Path, sheet: Path, inputs: Sequence[Path]) -> None:
         raise ValueError(f"--sheet {sheet}: its name must end in .png.")
     if os.path.realpath(out) == os.path.realpath(sheet):
         raise ValueError(f"--out and --sheet are both {out}.")
-    for option, path, is_ours in (("--out", out, _is_table), ("--sheet", sheet, _is_sheet)):
+    for option, path in (("--out", out), ("--sheet", sheet)):
         if any(file.is_file() and os.path.realpath(file) == os.path.realpath(path) for file in inputs):
             raise ValueError(f"{path} is both among --images and to be written; choose another {option}.")
         check_writable(path)
-        if path.is_file() and not is_ours(path):
+        if path.is_file() and not _is_ours(path):
             raise ValueError(f"{option} {path} exists and is not a file that predict wrote; choose another {option}.")
 
 
-def _is_table(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(64).startswith(",".join(HEADER).encode() + b"\n")
-
-
-def _is_sheet(path: Path) -> bool:
-    from PIL import Image
-
-    with suppress(Exception), Image.open(path, formats=["PNG"]) as picture:
-        return (picture.info.get("Software"), picture.info.get("Title")) == (MAKER, TITLE)
-    return False
+        head = file.read(1000)
+    return head.startswith(f"{','.join(HEADER)}\n".encode()) or f"Title\0{TITLE}".encode() in head
 
 
 def _predict_files(network: "TrainedNetwork", paths: Sequence[Path], out: Path, sheet: Path) -> int:
@@ -183,7 +175,7 @@ def _write(
     rest = f" (the first {SHOWN} of {len(pictures.names):,})" if len(pictures.names) > SHOWN else ""
     doubtful = {index for index, note in enumerate(pictures.notes) if note or sure[index] < UNSURE}
     title = f"Each picture beside what the network saw{rest}"
-    figure = draw_images(pictures.given, captions, title, pictures.prepared[:SHOWN], doubtful, columns=4)
+    figure = draw_images(pictures.given, captions, title, pictures.prepared[:SHOWN], doubtful)
     write_atomically(out, table.getvalue().encode())
     write_atomically(sheet, as_png(figure, TITLE))
     print(f"written: {out}, {sheet}")
@@ -193,9 +185,7 @@ def _thumbnail(picture: "Image") -> NDArray[np.uint8]:
     """A picture reduced in size, (H, W, 3); grey where it is transparent."""
     from PIL import Image
 
-    if picture.mode.startswith(("I", "F")):
-        picture = Image.fromarray(np.round(grey(picture) * 255).astype(np.uint8))
-    layered = with_alpha(picture)
+    layered = eight_bit(picture).convert("RGBA")
     layered.thumbnail((THUMBNAIL, THUMBNAIL))
     page = Image.new("RGBA", layered.size, "#dddddd")
     return np.asarray(Image.alpha_composite(page, layered).convert("RGB"))

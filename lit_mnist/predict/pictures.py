@@ -32,7 +32,7 @@ def list_files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def read(path: Path) -> tuple[Image.Image, int]:
-    """Decodes an image file of any format and mode that Pillow decodes by itself.
+    """Decodes an image file of any format that Pillow decodes by itself.
 
     Returns:
         The picture, upright according to its EXIF orientation, of an animation the first frame; and the number of frames.
@@ -95,19 +95,17 @@ def grey(picture: Image.Image) -> Grey:
     """The luminance of a picture of any mode: (H, W), float32 in [0, 1], the longer side at most 1024 pixels.
 
     A transparent picture is laid on the median level of its opaque part where most of it is opaque, and else on white or
-    black, whichever its opaque part is further from. 16-bit and 32-bit levels are scaled by the least usual range (of 8, 10,
-    12 or 16 bits; 1, 255 or 65535 for floating point) that holds them.
+    black, whichever its opaque part is further from. Levels of 16 and 32 bits become shares of the largest.
 
     Raises:
         ValueError: A level is not a finite number.
     """
-    if picture.mode.startswith(("I", "F")):
-        return _reduced(_scaled_by_range(picture))
-    layered = with_alpha(picture)
-    level = _reduced(layered.convert("L")) / np.float32(255)  # red, green and blue weighted as in ITU-R BT.601
+    picture = eight_bit(picture)
+    layered = picture.convert("RGBA")
+    level = _reduced(layered.convert("L"))  # red, green and blue weighted as in ITU-R BT.601
     if not picture.has_transparency_data:
         return level
-    alpha = _reduced(layered.getchannel("A")) / np.float32(255)
+    alpha = _reduced(layered.getchannel("A"))
     opaque = level[alpha > 0.5]
     backdrop = 0.0 if opaque.size and opaque.mean() > 0.5 else 1.0
     if opaque.size > alpha.size / 2:
@@ -116,30 +114,18 @@ def grey(picture: Image.Image) -> Grey:
     return laid
 
 
-def with_alpha(picture: Image.Image) -> Image.Image:
-    """The picture in mode RGBA, from any mode but those of 16 and 32 bits."""
-    if picture.mode in ("La", "RGBa"):  # premultiplied; Pillow goes back one way only
-        picture = picture.convert("LA" if picture.mode == "La" else "RGBA")
-    if picture.mode == "LAB":  # its luminance is all that is needed, and Pillow has no conversion without a profile
-        picture = picture.getchannel("L")
-    return picture.convert("RGBA")
-
-
-def _scaled_by_range(picture: Image.Image) -> Image.Image:
+def eight_bit(picture: Image.Image) -> Image.Image:
+    """A picture of grey levels of 16 or 32 bits as one of 8 bits, white being its largest level; any other as it is."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
     levels = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(levels).all():
         raise ValueError("it holds levels that are not finite numbers.")
-    # what white may be: "F" has no range of its own, and integers hold 8, 10, 12 or 16 bits
-    ranges = (1, 255, 65535) if picture.mode.startswith("F") else (255, 1023, 4095, 65535)
-    largest = np.abs(levels).max()
-    white = next((white for white in ranges if largest <= white), largest)
-    if levels.min() < 0:  # a range on both sides of 0
-        levels = (levels + white) / 2
-    return Image.fromarray((levels / white).astype(np.float32))
+    levels = levels - min(levels.min(), 0)
+    return Image.fromarray(np.round(levels * (255 / max(levels.max(), 1e-9))).astype(np.uint8))
 
 
-def _reduced(picture: Image.Image) -> Grey:
-    """The levels of a picture of one channel, in its own units."""
-    scale = min(1.0, WORKING_SIDE / max(picture.size))
-    width, height = (max(1, round(size * scale)) for size in picture.size)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BOX), dtype=np.float32)
+def _reduced(channel: Image.Image) -> Grey:
+    scale = min(1.0, WORKING_SIDE / max(channel.size))
+    width, height = (max(1, round(size * scale)) for size in channel.size)
+    return np.asarray(channel.resize((width, height), Image.Resampling.BOX), dtype=np.float32) / np.float32(255)

@@ -49,7 +49,7 @@ def predict_images(checkpoint: Checkpoint, images: "Picture | Sequence[Picture]"
         if images.shape[1:] not in (shape, (1, *shape)) and images.shape != shape:
             size = f"{shape[0]}, {shape[1]}"
             raise ValueError(f"images: an array must be (N, {size}) or (N, 1, {size}), not {tuple(images.shape)}.")
-        return classify(network, torch.as_tensor(_levels(images, "images")).reshape(-1, *shape))
+        return classify(network, torch.as_tensor(_levels(images)).reshape(-1, *shape))
     pictures = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
     prepared = [_prepared(network, *named) for number, each in enumerate(pictures) for named in _named(each, number)]
     return classify(network, torch.from_numpy(np.stack(prepared)) if prepared else torch.empty(0, *shape))
@@ -68,14 +68,12 @@ def network_of(checkpoint: Checkpoint) -> "TrainedNetwork":
     return TrainedNetwork(mlp, Path(), "", tuple(map(str, range(mlp.classes))))
 
 
-def _levels(images: Any, name: str) -> NDArray[Any]:
-    """An array or tensor of uint8 or of floats in [0, 1], as an array."""
-    images = images.detach().cpu().numpy() if hasattr(images, "detach") else np.asarray(images)
-    if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
-            raise ValueError(f"{name}: an array must be uint8 or floating point, not {images.dtype}.")
-        if not ((images >= 0) & (images <= 1)).all():
-            raise ValueError(f"{name}: a floating-point array must lie in [0, 1]; divide grey levels of 0 to 255 by 255.")
+def _levels(images: Any) -> NDArray[Any]:
+    images = images.detach().cpu().numpy() if hasattr(images, "detach") else images
+    if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"an array of images must be uint8 or floating point, not {images.dtype}.")
+    if images.dtype != np.uint8 and not ((images >= 0) & (images <= 1)).all():
+        raise ValueError("floating-point images must lie in [0, 1]; divide grey levels of 0 to 255 by 255.")
     return images  # type: ignore[no-any-return]
 
 
@@ -94,17 +92,15 @@ def _prepared(network: "TrainedNetwork", picture: Any, name: str) -> NDArray[np.
         if isinstance(picture, Path):
             return prepare_for(network, read(picture)[0])[0]
         if hasattr(picture, "shape"):
-            levels = _levels(picture, name)
+            levels = _levels(picture)
             if levels.ndim != 2 and not (levels.ndim == 3 and levels.shape[2] in (3, 4)):
                 raise ValueError(f"an array of one picture must be (H, W) or (H, W, 3), not {levels.shape}.")
-            bytes_ = levels if levels.dtype == np.uint8 else np.round(levels * 255).astype(np.uint8)
-            picture = Image.fromarray(np.ascontiguousarray(bytes_))
+            picture = Image.fromarray(levels if levels.dtype == np.uint8 else np.round(levels * 255).astype(np.uint8))
         if not isinstance(picture, Image.Image):
             raise ValueError(f"neither a path, a PIL image nor an array, but {type(picture).__name__}.")
         return prepare_for(network, upright(picture))[0]
     except ValueError as fault:
-        reason = str(fault)
-        raise ValueError(reason if reason.startswith(f"{name}: ") else f"{name}: {reason}") from None
+        raise ValueError(f"{name}: {fault}") from None
 
 
 def prepare_for(network: "TrainedNetwork", picture: "Image") -> tuple[NDArray[np.uint8], str]:
@@ -133,7 +129,7 @@ def classify(network: "TrainedNetwork", images: "Tensor") -> "tuple[Tensor, Tens
             levels = batch.to(device).to(mlp.dtype) / (255 if batch.dtype == torch.uint8 else 1)
             probabilities.append(mlp(levels).float().softmax(1).cpu())
     mlp.train(was_training)
-    result = torch.cat(probabilities).clone()
+    result = torch.cat(probabilities)
     if not result.isfinite().all():
         raise ValueError("the network computes logits that are not finite, as one of a diverged run does; it cannot be used.")
     return result.argmax(1), result

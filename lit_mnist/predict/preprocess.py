@@ -26,8 +26,9 @@ MAP_SIDE = 128  # pixels; the map on which paper is estimated and pieces of ink 
 WINDOW = 0.35  # of the longer side of the map: wider than any stroke, narrower than most changes of light
 FAINTEST = 0.06  # what differs from the paper by less is not ink: a blank page in a lossy format differs so much
 LEAST_ROOM = 0.4  # so that noise is not blown up in deep shadow
-INKED = 0.33  # of the largest contrast: more than the edge of a soft shadow has
+INK_FROM = 0.33  # of the largest contrast: more than the edge of a soft shadow has
 THIN, USUAL = 1.5, 2.0  # pixels of the box; widths of MNIST's strokes at the 2nd and the 30th percentile
+BLANK = "blank: nothing stands out from the background."
 
 
 def prepare(
@@ -52,7 +53,7 @@ def prepare(
     """
     level = grey(picture)
     if np.ptp(level) < FAINTEST:
-        raise _blank()
+        raise ValueError(BLANK)
     if level.shape == image_shape:
         edge = np.concatenate([level[0], level[-1], level[:, 0], level[:, -1]])
         kept = 1 - level if np.median(edge) > 0.5 else level
@@ -69,10 +70,6 @@ def _resized(level: Grey, scale: float, method: Image.Resampling) -> Grey:
     """(H, W) scaled on both axes; where pixels get fewer, with anti-aliasing."""
     height, width = (max(1, round(size * scale)) for size in level.shape)
     return np.asarray(Image.fromarray(level).resize((width, height), method), dtype=np.float32)
-
-
-def _blank() -> ValueError:
-    return ValueError("blank: nothing stands out from the background.")
 
 
 def _has_measures_of_mnist(image: Grey) -> bool:
@@ -107,16 +104,19 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
     if _is_light_on_dark(small):
         smooth = 1 - smooth
     window = max(3, round(WINDOW * max(level.shape)))
-    paper = ndimage.grey_closing(smooth, (window, window), mode="nearest")
-    corner = np.percentile(smooth[[0, 0, -1, -1], [0, -1, 0, -1]], 75)
-    if (paper - smooth).max() < FAINTEST and corner > smooth.max() - 0.15 * np.ptp(smooth):
+    corners = smooth[[0, 0, -1, -1], [0, -1, 0, -1]]
+    bright = smooth.max() - 0.15 * np.ptp(smooth)
+    around = {"constant_values": smooth.max()} if corners.min() > bright else {"mode": "edge"}  # a shadow goes on beyond
+    paper = ndimage.grey_closing(np.pad(smooth, window, **around), (window, window))[window:-window, window:-window]
+    corner = np.percentile(corners, 75)
+    if (paper - smooth).max() < FAINTEST and corner > bright:
         paper = np.full_like(smooth, corner)  # even light, and ink too broad for the window
     difference = paper - smooth
     contrast = difference / np.maximum(paper, LEAST_ROOM)
     peak = float(contrast.max())
     if peak < FAINTEST or difference.max() < 14 * noise:  # a closing rests on the brightest of the noise
-        raise _blank()
-    ink = (contrast > peak * INKED) & (difference > 3 * noise)
+        raise ValueError(BLANK)
+    ink = (contrast > peak * INK_FROM) & (difference > 3 * noise)
     covered = _resized(ink.astype(np.float32), min(1.0, MAP_SIDE / max(ink.shape)), Image.Resampling.BOX) > 0
     chosen, shapes = _chosen(covered)
     place, size = Image.fromarray(chosen.astype(np.float32)), (level.shape[1], level.shape[0])
@@ -146,9 +146,10 @@ def _is_light_on_dark(small: Grey) -> bool:
     if max(dark := int((corners < 0.15).sum()), int((corners > 0.85).sum())) >= 3:
         return dark >= 3
     window = max(3, round(WINDOW * max(small.shape)))
-    brightest, darkest = ndimage.maximum_filter(small, window), ndimage.minimum_filter(small, window)
+    level = np.log(small + 0.05)  # a shadow takes the same from paper and ink, and less than ink does
+    brightest, darkest = ndimage.maximum_filter(level, window), ndimage.minimum_filter(level, window)
     around = brightest - darkest
-    return bool((2 * small - brightest - darkest)[around >= around.max() / 2].mean() < 0)
+    return bool((2 * level - brightest - darkest)[around >= 0.7 * around.max()].mean() < 0)
 
 
 def _smoothed(level: Grey) -> tuple[Grey, float]:
