@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from lit_mnist.plots import LARGEST
+from lit_mnist.plots import DRAWABLE
 from lit_mnist.record.result import guessing
 from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, level_text
@@ -115,7 +115,7 @@ def _draw_line(axes: Axes, sweep: Sweep, quantity: Quantity | None, shift: float
             n, failed = len(each.runs), len(each.failed)
             axes.plot([x, x], [100 * end for end in share_interval(failed, n)], color=color, linewidth=1.2, alpha=0.6)
             middle.append((x, 100 * failed / n))
-        elif values := [min(value, LARGEST) * (1 if quantity.is_loss else 100) for value in quantity.values(each)]:
+        elif values := [min(value, DRAWABLE) * (1 if quantity.is_loss else 100) for value in quantity.values(each)]:
             axes.plot([x] * len(values), values, "o", color=color, alpha=0.45, markeredgewidth=0)
             middle.append((x, median(values)))
     axes.plot(*_columns(middle), color=color, marker="_", markersize=11, label=sweep.fixed)
