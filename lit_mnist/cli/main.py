@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ COMMANDS = {
     "compare": ("lit_mnist.report.compare:main", "show what differs between two runs"),
     "export": ("lit_mnist.predict.export:main", "write a trained network as ONNX or safetensors"),
 }
+
+MEANT = {"train": "fit", "run": "fit", "resume": "fit", "eval": "test", "evaluate": "test", "sweep": "study", "plot": "report"}
 
 USAGE = "\n".join(
     [
@@ -59,8 +62,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if command in ("-V", "--version"):
         print(f"lit_mnist {__version__}")
         return DONE
+    if command.startswith("-"):
+        return _complain(f"write the command before {command}: lit_mnist fit {shlex.join(arguments)}", BAD_INPUT)
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
+        near = [MEANT[command]] if command in MEANT else difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
         return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
     module, function = COMMANDS[command][0].split(":")
@@ -113,8 +118,10 @@ def _announce(options: Sequence[str]) -> None:
     if elsewhere & given.keys() or "LOCAL_RANK" in os.environ:
         return
     name = given.get("--name") or config or "unnamed"
-    place = f"into {given['--run_dir']}" if given.get("--run_dir") else f"below logs/{name}"
-    print(f"training {one_line(name)}; its record goes {one_line(place)} (look at it: tensorboard --logdir logs)", flush=True)
+    run_dir = given.get("--run_dir")
+    place, logs = (f"into {run_dir}", shlex.quote(run_dir)) if run_dir else (f"below logs/{name}", "logs")
+    sentence = f"training {name}; its record goes {place} (look at it: tensorboard --logdir {logs})"
+    print(one_line(sentence), flush=True)
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -166,7 +166,9 @@ def _as_value_error() -> Iterator[None]:
     try:
         yield
     except (MisconfigurationException, ImportError, TypeError) as mistake:
-        raise ValueError(f"the Trainer refuses: {' '.join(str(mistake).split())}") from None
+        refusal = " ".join(str(mistake).split()).rstrip(".!")
+        hint = "; leave out --trainer.accelerator to train on the CPU" if "backend found" in refusal else ""
+        raise ValueError(f"the Trainer refuses: {refusal}{hint}.") from None
     except RuntimeError as mistake:
         if "conditioned on metric" not in str(mistake):  # what EarlyStopping says of a metric that nobody logs
             raise
