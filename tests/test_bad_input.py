@@ -68,6 +68,39 @@ MISTYPED = {
 }
 
 
+# what a newcomer types, and the next step that the sentence must name
+NEXT_STEPS = {
+    "train --config lr0.1": "did you mean fit?",
+    "eval logs/lr0.1": "did you mean test?",
+    "--config lr0.1": "lit_mnist fit --config lr0.1",
+    "fit lr0.1": "did you mean --config lr0.1?",
+    "fit -config lr0.1": "two hyphens, --config",
+    "fit \u2014config lr0.1": "two hyphens, --config",
+    "fit --config lr0.1,lr1": "lr0.1 lr1",
+    "fit --config folder": "folder/config.yaml",
+    "fit --lr 0.5": "did you mean --model.lr?",
+    "fit --epochs 5": "did you mean --trainer.max_epochs?",
+    "fit --seed 3": "did you mean --seed_everything?",
+    "fit --trainer.gpus 1": "did you mean --trainer.devices?",
+    "fit --optimizer Adam": "override configure_optimizers",
+    "fit --data.num_workers 4": "leave it out",
+    "fit --model.lr 0,1": "a number (default: 0.1), not 0,1; for several values, use study --grid model.lr=0,1",
+    "fit --model.lr 0.1 0.01": "use study --grid",
+    "fit --model.lr=": "a number (default: 0.1), not nothing",
+    "fit --data.val_size 0.1": "a whole number (default: 0)",
+    "fit --data.download": "--data.download false",
+    "fit --model.hidden 512x256": "512,256",
+    "fit --engine warp": "'exact', 'fast'",
+    "fit --trainer.logger wandb": "CSVLogger",
+    "fit --resume logs/lr0.1": "did you mean --ckpt_path?",
+    "test lr0.1": "name a run folder",
+    "test file.txt": "name a run folder",
+    "test --images file.txt": "lit_mnist predict RUN --images",
+    "predict finished file.txt": "write --images before",
+    "study --configs lr0.1,lr1 --dry-run": "lr0.1 lr1",
+}
+
+
 @pytest.fixture
 def desk(workplace: Path) -> Path:
     (workplace / "folder").mkdir()
@@ -102,8 +135,17 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(
     assert files(desk) == before
 
 
-def test_there_are_at_least_25_of_them() -> None:
-    assert len(MISTYPED) >= 25
+@pytest.mark.parametrize("typed", NEXT_STEPS)
+def test_a_sentence_says_what_to_do_next(typed: str, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(desk)
+    assert main(typed.split()) == 2
+    assert NEXT_STEPS[typed] in capsys.readouterr().err
+    assert files(desk) == before
+
+
+def test_what_is_to_be_looked_at_is_named_at_once(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", "lr0.1", "--run_dir", "my runs/a", "--model.lr", "0"]) == 2
+    assert "its record goes into my runs/a (look at it: tensorboard --logdir 'my runs/a')" in capsys.readouterr().out
 
 
 def test_an_unreadable_root_is_named(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

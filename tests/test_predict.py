@@ -178,7 +178,7 @@ def test_files_and_folders_are_told_and_bad_ones_stop_nothing(
         "lit_mnist: my digits/bomb.png: too many pixels to decode safely; save it smaller.",
         "lit_mnist: my digits/empty.png: the file is empty.",
         "lit_mnist: my digits/moving.gif: the first of its 3 frames is used.",
-        "lit_mnist: my digits/notes.txt: not an image, or in a format that cannot be read.",
+        "lit_mnist: my digits/notes.txt: not an image, or in a format that cannot be read; save it as PNG or JPEG.",
         "lit_mnist: my digits/white.png: blank: nothing stands out from the background.",
         "lit_mnist: nowhere.png: there is no such file or folder.",
         "lit_mnist: 5 of 9 files gave no prediction.",
@@ -285,11 +285,17 @@ def test_its_own_output_is_neither_read_nor_replaces_a_picture(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--images", "nowhere.png"], "there is no picture that could be read; nothing was written."),
-        (["--images", "empty"], "there is no picture that could be read; nothing was written."),
+        (
+            ["--images", "nowhere.png"],
+            "there is no picture that could be read; nothing was written. Name image files, or folders of them.",
+        ),
+        (
+            ["--images", "empty"],
+            "there is no picture that could be read; nothing was written. Name image files, or folders of them.",
+        ),
         (["--images", "empty", "--sheet", "sheet.jpg"], "--sheet sheet.jpg: its name must end in .png."),
         (["--images"], "expected at least one argument"),
-        (["--pictures", "a.png"], "unrecognized arguments"),
+        (["--pictures", "a.png"], "predict does not take --pictures"),
         (["--dataset", "LSUN"], "LSUN"),
         (["--out", "same.png", "--sheet", "./same.png"], "--out and --sheet are both same.png."),
     ],

@@ -257,9 +257,9 @@ def write_bad_files(folder: Path, page: Image.Image) -> dict[str, str]:
     os.mkfifo(folder / "pipe.png")
     return {
         "cut.png": "the image is damaged (image file is truncated).",
-        "text.png": "not an image, or in a format that cannot be read.",
+        "text.png": "not an image, or in a format that cannot be read; save it as PNG or JPEG.",
         "empty.png": "the file is empty.",
-        "program.eps": "not an image, or in a format that cannot be read.",
+        "program.eps": "not an image, or in a format that cannot be read; save it as PNG or JPEG.",
         "bomb.png": "too many pixels to decode safely; save it smaller.",
         "large.png": "too many pixels to decode safely; save it smaller.",
         "pipe.png": "neither a file nor a folder.",

@@ -77,7 +77,9 @@ def _options_of_run(checkpoint: dict[str, Any]) -> list[str]:
 
 def _check_held_out(config: Namespace, checkpoint: dict[str, Any]) -> None:
     if not config.data.val_size:
-        raise ValueError("the run held no images out of training (data.val_size is 0), so there is nothing to validate on.")
+        raise ValueError(
+            "the run held no images out of training (data.val_size is 0); train with --data.val_size 5000, or use test."
+        )
     data = mapping_in(checkpoint, "MNISTDataModule")
     for name in SPLIT:
         ours, theirs = config.data[name], data.get(name)

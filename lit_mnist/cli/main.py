@@ -3,11 +3,13 @@
 import difflib
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import pairwise
 
 from lit_mnist import __version__
 from lit_mnist.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED
@@ -28,6 +30,8 @@ COMMANDS = {
 
 # Errors of the file system that end a command with the exit code of a mistake.
 USERS_MISTAKES = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+
+MEANT = {"train": "fit", "run": "fit", "resume": "fit", "eval": "test", "evaluate": "test", "sweep": "study", "plot": "report"}
 
 USAGE = "\n".join(
     [
@@ -61,8 +65,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if command in ("-V", "--version"):
         print(f"lit_mnist {__version__}")
         return DONE
+    if command.startswith("-"):
+        return _complain(f"write the command before {command}: lit_mnist fit {shlex.join(arguments)}", BAD_INPUT)
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, 1)
+        near = [MEANT[command]] if command in MEANT else difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
         return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
     try:
@@ -104,9 +110,24 @@ def _open_missing_streams() -> None:
 
 
 def _announce(options: Sequence[str]) -> None:
-    """Says that work has begun, before the imports that take seconds; other processes of a run and `--help` say nothing."""
-    if "LOCAL_RANK" not in os.environ and not any(option.startswith(("-h", "--help", "--print_config")) for option in options):
-        print("importing torch and Lightning ...", flush=True)
+    """Says where a run's record goes, before the imports that take seconds; refuses a configuration that does not exist."""
+    given: dict[str, str] = {}
+    for option, following in pairwise([*options, ""]):
+        name, equals, value = option.partition("=")
+        given[name] = value if equals else following
+    config = given.get("--config", given.get("-c", ""))
+    if config:
+        from lit_mnist.record.configs import find_config  # and so YAML, which other commands may not need
+
+        config = find_config(config).stem
+    elsewhere = {"--help", "-h", "--print_config", "--ckpt_path"}  # where a named run goes on is seen later
+    if elsewhere & given.keys() or "LOCAL_RANK" in os.environ:
+        return
+    name = given.get("--name") or config or "unnamed"
+    run_dir = given.get("--run_dir")
+    place, logs = (f"into {run_dir}", shlex.quote(run_dir)) if run_dir else (f"below logs/{name}", "logs")
+    sentence = f"training {name}; its record goes {place} (look at it: tensorboard --logdir {logs})"
+    print(one_line(sentence), flush=True)
 
 
 def _complain(sentence: str, code: int) -> int:

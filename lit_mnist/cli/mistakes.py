@@ -1,8 +1,12 @@
 """Mistakes on the command line of fit, validate and test: one sentence each, with what to type instead."""
 
 import difflib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lit_mnist.record.configs import SHIPPED
 
 PLAIN_SGD = "training is plain SGD, and nothing changes its steps; use LitMLP with your own Trainer for that"
 # Options of the Trainer that `fit` refuses, each with the reason.
@@ -20,6 +24,7 @@ REFUSED = {
 # What people type -> the option that does it, or a sentence that begins with a space.
 MEANT = {
     "epochs": "trainer.max_epochs",
+    "epoch": "trainer.max_epochs",
     "max-epochs": "trainer.max_epochs",
     "steps": "trainer.max_steps",
     "learning_rate": "model.lr",
@@ -45,6 +50,8 @@ MEANT = {
     "out": "run_dir",
     "output": "run_dir",
     "device": "trainer.accelerator",
+    "images": " pictures are for predict: lit_mnist predict RUN --images PATH.",
+    "num_workers": " the images are in memory, so that no process need load them; leave it out.",
     "dropout": " the network has none; add it to MLP in lit_mnist/mlp.py.",
     "activation": " the network has ReLU; another one goes into MLP in lit_mnist/mlp.py.",
     "model.activation": " the network has ReLU; another one goes into MLP in lit_mnist/mlp.py.",
@@ -58,12 +65,16 @@ MEANT = {
 }
 
 
-def one_sentence(message: str, names: Iterable[str]) -> str:
+CLOSE = 0.75  # similarity of two names from which one may be a slip for the other
+KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text"}
+
+
+def one_sentence(message: str, defaults: Mapping[str, Any]) -> str:
     """Shortens what jsonargparse says over many lines: the option, what it takes, what it got, or which one was meant.
 
     Args:
         message: What the parser says.
-        names: All its options, such as `model.lr`.
+        defaults: All its options, such as `model.lr`, with their default values.
     """
     text = " ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).split())
     text = text.replace("typing.", "").replace("NoneType", "null")
@@ -75,22 +86,40 @@ def one_sentence(message: str, names: Iterable[str]) -> str:
     if not_a_class := re.search(r"path but (\S+) either not accessible or invalid", text):
         option = re.match(r'Parser key "([^"]+)"', text)
         name = f"--{option[1]} " if option else ""
-        return f"{name}{not_a_class[1]}: there is no such class; write its name with its module, such as my_package.MyCallback."
-    unknown = re.match(r"[Uu]nrecognized arguments: --?([\w.-]+)|.*[Oo]ption ['\"]([\w.-]+)['\"] is not accepted", text)
+        known = "CSVLogger" if option and option[1] == "trainer.logger" else "EarlyStopping"
+        return f"{name}{not_a_class[1]}: there is no such class; write one of Lightning's, such as {known}, or module.Class."
+    text = re.sub(r"^Group '([\w.]+)' does not accept option '([\w.-]+)'", r"Option '\1.\2' is not accepted", text)
+    unknown = re.match(r"[Uu]nrecognized arguments: --([\w.-]+)|.*[Oo]ption ['\"]([\w.-]+)['\"] is not accepted", text)
     if unknown:
         name = unknown[1] or unknown[2]
-        return f"there is no option --{name};{nearest(name, names)}"
+        return f"there is no option --{name};{nearest(name, defaults)}"
+    if stray := re.match(r"[Uu]nrecognized arguments: (\S+)", text):
+        word = stray[1].removesuffix(".")
+        meant = (
+            f"did you mean --config {word}?" if word in SHIPPED else "an option takes one value; for several, use study --grid."
+        )
+        return f"{word} belongs to no option; {meant}"
+    if without_value := re.match(r"argument (--[\w.]+): expected one argument", text):
+        return f"{without_value[1]} needs a value, such as {without_value[1]} {_plain(defaults, without_value[1][2:])}."
     option = re.match(r'Parser key "([^"]+)": ?', text)
     name, text = (f"--{option[1]}: ", text[option.end() :]) if option else ("", text)
-    expected = list(dict.fromkeys(re.findall(r"[Ee]xpected an? ([\w\[\]', ]+?)(?:\.| - | Given|$)", text)))
-    value = re.search(r"(?:Given|Got) value: (.*)$", text)
+    expected = list(dict.fromkeys(re.findall(r"[Ee]xpected an? ([\w\[\]', -]+?)(?:\.| - | Given|$)", text)))
+    value = re.search(r"(?:Given|Got) value: ?(.*?)\.?$", text)
     if value and (made := re.match(r"Namespace\(class_path='(?:\w+\.)*(\w+)', init_args=Namespace\((\w+)=None", value[1])):
         return f"{name}{made[1]} needs options of its own; add --{option[1] if option else ''}.{made[2]}."
     if option and option[1] == "model.hidden":
         text = "write the widths of the layers as 512,256."
     elif expected and value:
-        text = f"expected {' or '.join(expected)}, not {value[1]}."
+        kinds = " or ".join(KINDS.get(kind) or re.sub(r"^Literal\[(.*)\]$", r"\1", kind) for kind in expected)
+        several = f"; for several values, use study --grid {option[1]}={value[1]}" if option and "," in value[1] else ""
+        default = f" (default: {_plain(defaults, option[1])})" if option and option[1] in defaults else ""
+        text = f"expected {kinds}{default}, not {value[1] or 'nothing'}{several}."
     return (name + text).rstrip(".") + "."
+
+
+def _plain(defaults: Mapping[str, Any], option: str) -> str:
+    """The default of an option as it is typed."""
+    return json.dumps(defaults.get(option), default=str).strip('"')
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -99,8 +128,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if meant.startswith(" "):
         return meant
     by_end = {known.rpartition(".")[2]: known for known in names}
-    close = difflib.get_close_matches(name, by_end.values(), 1) or [
-        by_end[end] for end in difflib.get_close_matches(name.rpartition(".")[2], by_end, 1)
+    close = difflib.get_close_matches(name, by_end.values(), 1, CLOSE) or [
+        by_end[end] for end in difflib.get_close_matches(name.rpartition(".")[2], by_end, 1, CLOSE)
     ]
     found = meant or by_end.get(name) or (close[0] if close else "")
     return f" did you mean --{found}?" if found else " see --help for those that exist."

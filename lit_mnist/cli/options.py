@@ -100,7 +100,7 @@ def parse(command: str, options: list[str]) -> Namespace:
     try:
         config = parser.parse_args(completed(command, options))
     except ValueError as mistake:
-        raise ValueError(one_sentence(str(mistake), parser.get_defaults(skip_validation=True).keys())) from None
+        raise ValueError(one_sentence(str(mistake), dict(parser.get_defaults(skip_validation=True).items()))) from None
     if not 0 <= config.seed_everything < 2**32:
         raise ValueError(f"--seed_everything must be 0..{2**32 - 1}, not {config.seed_everything}.")
     if config.threads < 0:
@@ -132,7 +132,7 @@ def run_options(options: list[str]) -> RunOptions:
     try:
         init = parser.instantiate_classes(copy.deepcopy(config))
     except ValueError as mistake:
-        raise ValueError(one_sentence(str(mistake), ())) from None
+        raise ValueError(one_sentence(str(mistake), {})) from None
     for callback in _as_list(init.trainer.callbacks):
         if isinstance(callback, NOT_PLAIN_SGD):
             raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {PLAIN_SGD}.")
@@ -165,10 +165,20 @@ def make_trainer(configured: Namespace, **more: Any) -> pl.Trainer:
         values[name] = [*_as_list(configured[name]), *more.get(name, [])]
     # the run's own event files are not written by a logger of Lightning's
     values["logger"] = [logger for logger in _as_list(configured.logger) if isinstance(logger, Logger)] or False
+    for logger in values["logger"] or ():
+        _check_logger(logger)
     values["enable_checkpointing"] = bool(more.get("callbacks")) or any(
         isinstance(callback, pl.callbacks.Checkpoint) for callback in values["callbacks"]
     )
     return pl.Trainer(**values)
+
+
+def _check_logger(logger: Logger) -> None:
+    """Opens what a logger writes to, so that one that cannot is refused before a run has begun."""
+    try:
+        _ = getattr(logger, "experiment", None)
+    except Exception as refusal:  # wandb, MLflow, Comet, ... each raise errors of their own
+        raise ValueError(f"--trainer.logger {type(logger).__name__}: {' '.join(str(refusal).split())}") from None
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lit_mnist.record.checkpoint import find_checkpoint
 from lit_mnist.record.configs import find_config, read_config
 from lit_mnist.record.folder import RunFolder
 
@@ -23,6 +24,8 @@ def completed(command: str, options: list[str]) -> list[str]:
     """Replaces the names of shipped configurations by their files, and shorthand values by what the parser takes."""
     completed, name = [], ""
     for option in options:
+        if not name and (hyphens := re.match(r"(-(?=[a-zA-Z]{2})|[\u2013\u2014]-?)(\w+)", option)):
+            raise ValueError(f"{option}: an option begins with two hyphens, --{hyphens[2]}.")
         if option.startswith("--") or option == "-c":
             name, equals, value = option.partition("=")
             option = f"{name}={_value(name, value)}" if equals else option
@@ -53,8 +56,9 @@ def _options_of_run(path: str) -> list[str]:
     Raises:
         ValueError: The run has settings that name code, which must be typed.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent.parent
-    config = RunFolder(folder).config or {}
+    if path == "last" or not path:
+        return []
+    config = RunFolder(find_checkpoint(Path(path)).parent.parent).config or {}
     options = {name: config.get(name) for name in ("seed_everything", "threads", "name", "test_every_epoch", "engine")}
     options |= {f"{group}.{name}": value for group in ("model", "data") for name, value in _items(config.get(group))}
     trainer = dict(_items(config.get("trainer")))

@@ -57,7 +57,9 @@ def main(args: list[str]) -> int:
     Raises:
         ValueError: Bad input, or none of the files could be read.
     """
-    options = _parser().parse_args(args)
+    options, unknown = _parser().parse_known_args(args)
+    if unknown:
+        raise ValueError(f"predict does not take {unknown[0]}; write --images before pictures (see lit_mnist predict --help).")
     run, out, sheet = options.run or options.ckpt_path, Path(options.out), Path(options.sheet)
     if not run:
         raise ValueError(
@@ -129,7 +131,7 @@ def _predict_files(network: "TrainedNetwork", paths: Sequence[Path], out: Path, 
             print(f"lit_mnist: {name}: {each}", file=sys.stderr)
         pictures.add(str(path), " ".join(filter(None, notes)), image, picture)
     if not pictures.names:
-        raise ValueError("there is no picture that could be read; nothing was written.")
+        raise ValueError("there is no picture that could be read; nothing was written. Name image files, or folders of them.")
     labels, probabilities = classify(network, torch.from_numpy(np.stack(pictures.prepared)))
     for name, label, probability in zip(pictures.names, labels.tolist(), probabilities.amax(1).tolist(), strict=True):
         print(f"{one_line(network.class_names[label])}  {probability:.4f}  {one_line(name)}")

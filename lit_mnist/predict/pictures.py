@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[Image.Image, int]:
     except PermissionError:
         raise ValueError("no permission to read it.") from None
     except UnidentifiedImageError:
-        raise ValueError("not an image, or in a format that cannot be read.") from None
+        raise ValueError("not an image, or in a format that cannot be read; save it as PNG or JPEG.") from None
     except Exception as error:  # damaged files make decoders raise SyntaxError, struct.error, IndexError, ...
         raise _damaged(error) from None
 

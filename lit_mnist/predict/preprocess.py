@@ -16,8 +16,7 @@ from scipy import ndimage
 
 from lit_mnist.datasets.registry import MNIST
 from lit_mnist.predict.pictures import Grey, grey
-
-Map = NDArray[np.bool_]  # (h, w)
+from lit_mnist.predict.sheets import Map, fills_its_sides, find_sheets
 
 SIDE = MNIST.image_shape[0]
 BOX = 20 / SIDE  # longer side of a digit's box, as a share of the image's side
@@ -26,9 +25,10 @@ MAP_SIDE = 128  # pixels; the map on which paper is estimated and pieces of ink 
 WINDOW = 0.35  # of the longer side of the map: wider than any stroke, narrower than most changes of light
 FAINTEST = 0.06  # what differs from the paper by less is not ink: a blank page in a lossy format differs so much
 LEAST_ROOM = 0.4  # so that noise is not blown up in deep shadow
-INK_FROM = 0.33  # of the largest contrast: more than the edge of a soft shadow has
+INK_FROM = (0.33, 0.5, 0.65, 0.8)  # of the largest contrast: more than a soft shadow's edge has, or the lines of ruled paper
 THIN, USUAL = 1.5, 2.0  # pixels of the box; widths of MNIST's strokes at the 2nd and the 30th percentile
 BLANK = "blank: nothing stands out from the background."
+LINES = "lines run through it and may be taken for ink; write on plain paper."
 
 
 def prepare(
@@ -61,8 +61,7 @@ def prepare(
             return np.round(kept * 255).astype(np.uint8), ""
     if max(level.shape) < SMALL_SIDE:
         level = np.clip(_resized(level, SMALL_SIDE / max(level.shape), Image.Resampling.BICUBIC), 0, 1)
-    ink, shapes = _find_ink(level)
-    note = f"{shapes} separate shapes are taken for one; give each a picture of its own." if shapes > 1 else ""
+    ink, note = _find_ink(level)
     return _centred(_thickened(ink), image_shape), note
 
 
@@ -84,26 +83,40 @@ def _has_measures_of_mnist(image: Grey) -> bool:
     return bool(abs(longer - BOX) * max(image.shape) < 1.5 and off <= 1)
 
 
-def _find_ink(level: Grey) -> tuple[Grey, int]:
-    """Finds the digit: ink (h, w), 0 none .. 1 full, cropped to its box; and the number of shapes that it consists of.
-
-    Paper is what a grey closing leaves of the picture: every dark valley narrower than the window is filled. Ink is what is
-    darker than its paper, as a share of it, which evens out the light.
-    """
+def _find_ink(level: Grey) -> tuple[Grey, str]:
+    """Finds the digit: ink (h, w), 0 none .. 1 full, cropped to its box; and a note for the user, or ""."""
     smooth, noise = _smoothed(level)
     small = _resized(smooth, min(1.0, MAP_SIDE / max(level.shape)), Image.Resampling.BOX)
-    scale = max(level.shape) / max(small.shape)
-    for sheet in _sheets(small):
-        part = level[tuple(slice(int(side.start * scale), int(side.stop * scale)) for side in sheet)]
-        if min(part.shape) < SIDE:
-            continue
+    for inside in find_sheets(small):
+        on_sheet = np.asarray(Image.fromarray(inside).resize(level.shape[::-1], Image.Resampling.NEAREST))
+        nearest = ndimage.distance_transform_edt(~on_sheet, return_distances=False, return_indices=True)
         with suppress(ValueError):
-            inner, shapes = _find_ink(part)
+            inner, note = _find_ink(level[tuple(nearest)][_box(on_sheet)])
             if (inner > 0.5).mean() < 0.9:  # else it is the hole of an angular zero
-                return inner, shapes
+                return inner, note
     if _is_light_on_dark(small):
         smooth = 1 - smooth
-    window = max(3, round(WINDOW * max(level.shape)))
+    contrast, dark = _contrast(smooth, noise)
+    peak = contrast.max()
+    plain = [share for share in INK_FROM if not _is_ruled(_covered(dark & (contrast > peak * share)))]
+    least = peak * (plain or INK_FROM)[0]
+    ink = dark & (contrast > least)
+    chosen, shapes = _chosen(_covered(ink))
+    place, size = Image.fromarray(chosen.astype(np.float32)), (level.shape[1], level.shape[0])
+    kept = ink & (np.asarray(place.resize(size, Image.Resampling.NEAREST)) > 0)
+    near = np.asarray(place.resize(size, Image.Resampling.BILINEAR)) > 0
+    none, full = 0 if INK_FROM[0] in plain else least, np.percentile(contrast[kept], 90)
+    share = np.clip(np.where(near, (contrast - none) / (full - none), 0), 0, 1)[_box(kept)]
+    note = f"{shapes} separate shapes are taken for one; give each a picture of its own." if shapes > 1 else ""
+    return share.astype(np.float32), note if plain else LINES
+
+
+def _contrast(smooth: Grey, noise: float) -> tuple[Grey, Map]:
+    """Darkness against the paper, as a share of it, which evens out the light; and where it is more than noise.
+
+    Paper is what a grey closing leaves of the picture: every dark valley narrower than the window is filled.
+    """
+    window = max(3, round(WINDOW * max(smooth.shape)))
     corners = smooth[[0, 0, -1, -1], [0, -1, 0, -1]]
     bright = smooth.max() - 0.15 * np.ptp(smooth)
     around = {"constant_values": smooth.max()} if corners.min() > bright else {"mode": "edge"}  # a shadow goes on beyond
@@ -113,31 +126,20 @@ def _find_ink(level: Grey) -> tuple[Grey, int]:
         paper = np.full_like(smooth, corner)  # even light, and ink too broad for the window
     difference = paper - smooth
     contrast = difference / np.maximum(paper, LEAST_ROOM)
-    peak = float(contrast.max())
-    if peak < FAINTEST or difference.max() < 14 * noise:  # a closing rests on the brightest of the noise
+    if contrast.max() < FAINTEST or difference.max() < 14 * noise:  # a closing rests on the brightest of the noise
         raise ValueError(BLANK)
-    ink = (contrast > peak * INK_FROM) & (difference > 3 * noise)
-    covered = _resized(ink.astype(np.float32), min(1.0, MAP_SIDE / max(ink.shape)), Image.Resampling.BOX) > 0
-    chosen, shapes = _chosen(covered)
-    place, size = Image.fromarray(chosen.astype(np.float32)), (level.shape[1], level.shape[0])
-    kept = ink & (np.asarray(place.resize(size, Image.Resampling.NEAREST)) > 0)
-    near = np.asarray(place.resize(size, Image.Resampling.BILINEAR)) > 0
-    full = np.percentile(contrast[kept], 90)
-    return np.clip(np.where(near, contrast / full, 0), 0, 1)[_box(kept)].astype(np.float32), shapes
+    return contrast, difference > 3 * noise
 
 
-def _sheets(small: Grey) -> list[tuple[slice, ...]]:
-    """The insides of what may hold the digit, the largest first: a sheet that is not the whole picture, a frame around it."""
-    boxes = []
-    middle = (small.max() + small.min()) / 2
-    for side in (small > middle, small < middle):
-        number, _ = ndimage.label(side, np.ones((3, 3)))
-        for piece, box in enumerate(ndimage.find_objects(number), 1):
-            size = small[box].size
-            if 0.05 * small.size < size < 0.95 * small.size and _fills_its_sides(number[box] == piece):
-                inside = [slice(each.start + (rim := -(-(each.stop - each.start) // 20)), each.stop - rim) for each in box]
-                boxes.append((size, tuple(inside)))
-    return [box for _, box in sorted(boxes, reverse=True, key=lambda each: each[0])]
+def _covered(ink: Map) -> Map:
+    """The map of ink on which pieces are told apart."""
+    return _resized(ink.astype(np.float32), min(1.0, MAP_SIDE / max(ink.shape)), Image.Resampling.BOX) > 0
+
+
+def _is_ruled(ink: Map) -> bool:
+    """True where several lines run to opposite sides of the picture."""
+    top, bottom, left, right = (ndimage.label(side)[1] for side in (ink[0], ink[-1], ink[:, 0], ink[:, -1]))
+    return bool(max(min(top, bottom), min(left, right)) > 1)
 
 
 def _is_light_on_dark(small: Grey) -> bool:
@@ -174,7 +176,7 @@ def _chosen(ink: Map) -> tuple[Map, int]:
     inside = area.copy()
     inside[np.concatenate([number[0], number[-1], number[:, 0], number[:, -1]])] = 0
     for piece, box in enumerate(boxes, 1):
-        if _fills_its_sides(number[box] == piece):
+        if fills_its_sides(number[box] == piece):
             inside[piece] = 0
     if inside.max() >= max(8, area.max() / 50):
         area = inside
@@ -192,13 +194,6 @@ def _is_apart(one: tuple[slice, ...], other: tuple[slice, ...]) -> bool:
 def _box(ink: Map) -> tuple[slice, slice]:
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _fills_its_sides(ink: Map) -> bool:
-    """True for ink in its box that runs along all four sides of it, as a frame does."""
-    height, width = (max(1, size // 20) for size in ink.shape)
-    sides = ink[:height].any(0), ink[-height:].any(0), ink[:, :width].any(1), ink[:, -width:].any(1)
-    return all(float(side.mean()) > 0.85 for side in sides)
 
 
 def _thickened(ink: Grey) -> Grey:

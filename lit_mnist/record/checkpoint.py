@@ -164,7 +164,12 @@ def find_checkpoint(run_or_file: Path) -> Path:
         ValueError: There is none.
     """
     if not run_or_file.is_dir():
-        read_checkpoint(run_or_file)
+        try:
+            read_checkpoint(run_or_file)
+        except ValueError as fault:
+            if ";" in str(fault):  # what to do next is said
+                raise
+            raise ValueError(f"{str(fault).rstrip('.')}; name a run folder, such as logs/lr0.1/version_0.") from None
         return run_or_file
     for path in _candidates(run_or_file):
         try:

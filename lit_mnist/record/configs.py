@@ -38,6 +38,10 @@ def find_config(name_or_path: str) -> Path:
         pass
     near = difflib.get_close_matches(name_or_path, SHIPPED, 1)
     hint = f"; did you mean {near[0]}?" if near else f" ({', '.join(SHIPPED)})."
+    if "," in name_or_path:
+        hint = f"; write several with spaces between them: {name_or_path.replace(',', ' ')}."
+    elif path.is_dir():
+        hint = f"; to use the settings of a run, name its file: {path / 'config.yaml'}."
     raise ValueError(f"config {name_or_path} is neither a file nor one of the shipped configurations{hint}")
 
 

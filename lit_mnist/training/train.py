@@ -100,7 +100,7 @@ def _run(options: RunOptions, model: LitMLP, folder: RunFolder, start: Path | No
             checkpoint_io.start = read_start(start, trainer, model, recorder)
         if first:
             folder.write_config(options.config)
-            print(f"the record of this run: {folder.path} (look at it: tensorboard --logdir logs)", flush=True)
+            print(f"the record of this run: {folder.path}", flush=True)
         diverged = _fit(trainer, model, options.data, start)
         if first:
             folder.check_in_place()
@@ -165,7 +165,9 @@ def _as_value_error() -> Iterator[None]:
     try:
         yield
     except (MisconfigurationException, ImportError, TypeError) as mistake:
-        raise ValueError(f"the Trainer refuses: {' '.join(str(mistake).split())}") from None
+        refusal = " ".join(str(mistake).split()).rstrip(".!")
+        hint = "; leave out --trainer.accelerator to train on the CPU" if "backend found" in refusal else ""
+        raise ValueError(f"the Trainer refuses: {refusal}{hint}.") from None
     except RuntimeError as mistake:
         if "conditioned on metric" not in str(mistake):  # what EarlyStopping says of a metric that nobody logs
             raise
