@@ -31,7 +31,7 @@ SEVERAL_EPOCHS = 4  # without leaving guessing: the network is dead, not slow
 
 LARGEST_LOSS = 1e39  # beyond float32, in which losses are computed
 SMALLEST_LR, LARGEST_LR = 1e-39, LARGEST_LOSS  # exclusive and inclusive
-# Of the hyperparameters that are computed with: above the first, and at most the second; and what those are that may be missing.
+# Of the hyperparameters that are computed with: above the first, at most the second; then those that may be missing.
 BOUNDS = {"lr": (SMALLEST_LR, LARGEST_LR), "batch_size": (0, 2**31), "classes": (1, 2**31)}
 BOUNDS |= {"train_size": (-1, 2**31), "max_epochs": (-2, 2**31), "steps_per_epoch": (-1, 2**53)}
 OPTIONAL: dict[str, Any] = {"classes": 10, "train_size": 0, "max_epochs": 0, "steps_per_epoch": 0}
