@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lit_mnist.datasets.loaders import Batch
 from lit_mnist.datasets.registry import MNIST
 from lit_mnist.mlp import MLP
+from lit_mnist.record.result import LARGEST_LR, SMALLEST_LR
 
 
 class LitMLP(pl.LightningModule):
@@ -23,7 +24,7 @@ class LitMLP(pl.LightningModule):
     `val/loss`, `val/accuracy`, `test/loss` and `test/accuracy` (nats; fraction), which count every image once.
 
     Args:
-        lr: Learning rate of SGD, above 0.
+        lr: Learning rate of SGD, above 1e-39 and at most 1e39.
         hidden: Width of each hidden layer in units, input side first.
         image_shape: Height and width of an image in pixels.
         classes: Number of classes.
@@ -42,8 +43,8 @@ class LitMLP(pl.LightningModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < lr < float("inf"):
-            raise ValueError(f"lr must be above 0 and finite, not {lr}.")
+        if not SMALLEST_LR < lr <= LARGEST_LR:
+            raise ValueError(f"lr must be above 0 and finite in float32, {SMALLEST_LR:g} to {LARGEST_LR:g}, not {lr}.")
         # plain values: NumPy's and tuples could not be loaded again from a checkpoint that holds only plain ones
         lr, classes, seed = float(lr), index(classes), None if seed is None else index(seed)
         hidden, image_shape = list(map(index, hidden)), list(map(index, image_shape))

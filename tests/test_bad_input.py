@@ -28,6 +28,7 @@ MISTYPED = {
     "lr zero": ([*CONFIG, "--model.lr", "0"], "lr must be above 0"),
     "lr negative": ([*CONFIG, "--model.lr", "-0.1"], "lr must be above 0"),
     "lr infinite": ([*CONFIG, "--model.lr", ".inf"], "lr must be above 0"),
+    "lr beyond float32": ([*CONFIG, "--model.lr", "1e50"], "lr must be above 0"),
     "lr not a number": ([*CONFIG, "--model.lr", ".nan"], "lr must be above 0"),
     "lr a word": ([*CONFIG, "--model.lr", "fast"], "--model.lr"),
     "batch size zero": ([*CONFIG, "--data.batch_size", "0"], "batch_size"),

@@ -87,6 +87,16 @@ def fitted(model: Any, folder: Path, *, datamodule: Any = None, **options: Any) 
     }
 
 
+class EndEachEpoch(cb.Callback):
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = True
+
+
+def halve_gradients(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    for parameter in pl_module.parameters():
+        cast(Tensor, parameter.grad).mul_(0.5)
+
+
 TRAINERS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     # what is given to the Trainer, and why blocks refuse it; "": they train the same
     "nothing": (lambda _: {}, ""),
@@ -103,6 +113,11 @@ TRAINERS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "validation at half": (lambda _: {"val_check_interval": 0.5}, "val_check_interval counts"),
     "every second epoch": (lambda _: {"check_val_every_n_epoch": 2}, ""),
     "steps end within an epoch": (lambda _: {"max_steps": 13}, ""),
+    "a least number of steps": (lambda _: {"min_steps": 15, "callbacks": [EndEachEpoch()]}, "min_steps counts"),
+    "a function after each gradient": (
+        lambda _: {"callbacks": [cb.LambdaCallback(on_after_backward=halve_gradients)]},
+        "LambdaCallback.on_after_backward is called at every SGD step",
+    ),
     "double": (lambda _: {"precision": "64-true"}, ""),
     "bfloat16": (lambda _: {"precision": "bf16-true"}, ""),
     "mixed bfloat16": (lambda _: {"precision": "bf16-mixed"}, ""),

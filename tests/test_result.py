@@ -111,6 +111,10 @@ def test_a_run_without_a_result_is_not_finished(tmp_path: Path) -> None:
         ("hyperparameters", {"lr": True, "batch_size": 8}, "hyperparameters: lr must"),
         ("hyperparameters", {"lr": 0.1, "batch_size": int("9" * 400)}, "hyperparameters: a number is too large"),
         ("hyperparameters", {"lr": 0.1, "batch_size": 8, "classes": 1}, "hyperparameters: classes must"),
+        ("hyperparameters", {"lr": 5e-324, "batch_size": 8}, "hyperparameters: lr must be a number above 1e-39"),
+        ("hyperparameters", {"lr": 0.1, "batch_size": 8, "train_size": None}, "hyperparameters: train_size must"),
+        ("hyperparameters", {"lr": 0.1, "batch_size": 8, "max_epochs": "x"}, "hyperparameters: max_epochs must"),
+        ("hyperparameters", {"lr": 0.1, "batch_size": 8, "steps_per_epoch": [1]}, "hyperparameters: steps_per_epoch must"),
         ("name", "n" * 1001, "name: expected `str` of length <= 1000"),
     ],
 )

@@ -207,20 +207,22 @@ def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
         "fast_dev_run counts single mini-batches": bool(connected.fast_dev_run),
         "overfit_batches counts single mini-batches": bool(connected.overfit_batches),
         "limit_train_batches counts single mini-batches": not isinstance(limit, float) or limit != 1.0,
+        "min_steps counts single mini-batches": bool(trainer.min_steps),
         "val_check_interval counts single mini-batches": not isinstance(interval, float) or interval != 1.0,
     } | {f"{type(one).__name__} changes single SGD steps": isinstance(one, CHANGE_STEPS) for one in connected.callbacks}
     for reason, holds in options.items():
         if holds:
             return reason
     own = next(kind for kind in type(module).__mro__ if not issubclass(kind, _BlockStepping))
-    for owner, base, hooks in (
-        (own, LitMLP, MODULE_HOOKS),
-        (type(connected.datamodule), pl.LightningDataModule, DATA_HOOKS),
-        *((type(one), pl.Callback, CALLBACK_HOOKS) for one in connected.callbacks if not _works_in_blocks(one)),
+    for owner, kind, base, hooks in (
+        (module, own, LitMLP, MODULE_HOOKS),
+        (connected.datamodule, type(connected.datamodule), pl.LightningDataModule, DATA_HOOKS),
+        *((one, type(one), pl.Callback, CALLBACK_HOOKS) for one in connected.callbacks if not _works_in_blocks(one)),
     ):
+        attributes = getattr(owner, "__dict__", {}).keys() - {"training_step"}  # which torch.compile sets
         for hook in hooks:
-            if getattr(owner, hook, None) not in (None, getattr(base, hook)):
-                return f"{owner.__name__}.{hook} is called at every SGD step"
+            if hook in attributes or getattr(kind, hook, None) not in (None, getattr(base, hook)):
+                return f"{kind.__name__}.{hook} is called at every SGD step"
     return ""
 
 

@@ -31,6 +31,11 @@ BARELY_FELL = 0.001  # the same near guessing, where a slow run falls little and
 SEVERAL_EPOCHS = 4  # without leaving guessing: the network is dead, not slow
 
 LARGEST_LOSS = 1e39  # beyond float32, in which losses are computed
+SMALLEST_LR, LARGEST_LR = 1e-39, LARGEST_LOSS  # exclusive and inclusive
+# Of the hyperparameters that are computed with: above the first, at most the second; then those that may be missing.
+BOUNDS = {"lr": (SMALLEST_LR, LARGEST_LR), "batch_size": (0, 2**31), "classes": (1, 2**31)}
+BOUNDS |= {"train_size": (-1, 2**31), "max_epochs": (-2, 2**31), "steps_per_epoch": (-1, 2**53)}
+OPTIONAL: dict[str, Any] = {"classes": 10, "train_size": 0, "max_epochs": 0, "steps_per_epoch": 0}
 LARGEST_RESULT = 16 * 2**20  # bytes
 DEEPEST = 8  # of nested lists and mappings in `hyperparameters`
 
@@ -117,8 +122,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         """Checks what types cannot say."""
         if not _is_plain(self.hyperparameters, DEEPEST):
             raise ValueError(f"hyperparameters: a number is too large, or values are nested more than {DEEPEST} deep")
-        settings: dict[str, Any] = {"classes": 10} | self.hyperparameters
-        for key, low, most in (("lr", 0, LARGEST_LOSS), ("batch_size", 0, 2**31), ("classes", 1, 2**31)):
+        settings: dict[str, Any] = OPTIONAL | self.hyperparameters
+        for key, (low, most) in BOUNDS.items():
             value = settings.get(key, 0)
             if type(value) not in ((int, float) if key == "lr" else (int,)) or not low < value <= most:
                 raise ValueError(f"hyperparameters: {key} must be a number above {low} and at most {most:g}, not {value!s:.40}")

@@ -47,7 +47,7 @@ def read_start(path: Path, trainer: pl.Trainer, model: LitMLP, recorder: Recorde
         saved = checkpoint["callbacks"]["Recorder"]
         if saved["format"] != CHECKPOINT_FORMAT:
             raise ValueError(f"{name} has format {saved['format']}, not {CHECKPOINT_FORMAT}; train the run again.")
-        run, steps = msgspec.convert(saved, SavedRun), int(checkpoint["global_step"])
+        run, steps = msgspec.convert(saved, SavedRun), msgspec.convert(checkpoint["global_step"], int)
     except (KeyError, TypeError, msgspec.ValidationError):
         raise ValueError(f"{name} was not saved by fit, so that there is no run to resume; name a run folder.") from None
     epochs = len(run.history.train_loss_by_epoch)
