@@ -66,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"lit_mnist {__version__}")
         return DONE
     if command.startswith("-"):
-        return _complain(f"write the command before {command}: lit_mnist fit {shlex.join(arguments)}", BAD_INPUT)
+        return _complain(f"write the command before {command}: lit_mnist fit {shlex.join([command, *options])}", BAD_INPUT)
     if command not in COMMANDS:
         near = [MEANT[command]] if command in MEANT else difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
