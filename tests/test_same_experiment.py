@@ -105,7 +105,10 @@ TAMPERED: dict[tuple[str, ...], list[tuple[Any, str]]] = {
     (*HISTORY, "val_loss_by_epoch"): [([1.0, 1.0, 1.0], "has 3 epochs in its val_loss_by_epoch, but 2")],
     (*HISTORY, "test_accuracy_by_epoch"): [([2.0, 1.0], "was not saved by fit")],
     ("state_dict", "mlp.layers.0.weight"): [(torch.ones(64, 783), "a network other"), ([], "a network other")],
-    ("state_dict", "mlp.layers.0.bias"): [(torch.full((64,), torch.inf), "not finite")],
+    ("state_dict", "mlp.layers.0.bias"): [
+        (torch.full((64,), torch.inf), "not finite"),
+        (torch.ones(64, dtype=torch.int64), "not finite"),
+    ],
     ("hyper_parameters",): [([], "is not a checkpoint")],
 }
 
@@ -123,6 +126,17 @@ def test_a_checkpoint_with_an_altered_entry_is_refused(
         assert complaint.startswith("lit_mnist: ")
         assert complaint.count("\n") == 1
         assert not (workplace / "other").exists()
+
+
+def test_a_reason_in_a_checkpoint_is_printed_without_its_escape_codes(
+    interrupted: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = read_checkpoint(find_checkpoint(interrupted / "run"))
+    torch.save(altered(checkpoint, *HISTORY, "stopped", value="\x1b[31mred"), workplace / "altered.ckpt")
+    assert main([*EXPERIMENT.options, "--run_dir", "other", "--ckpt_path", "altered.ckpt"]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\\x1b[31mred" in printed
 
 
 def test_nothing_else_in_a_checkpoint_decides_how_the_run_goes_on(undisturbed: Path, interrupted: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.plots import as_png, draw_loss_curve
 from lit_mnist.record.atomic import write_atomically
+from lit_mnist.record.printable import one_line
 from lit_mnist.record.provenance import commit, machine, versions, weights_sha256
 from lit_mnist.record.result import RULE_VERSION, Outcome, Place, Result, Times, judge, write_result
 from lit_mnist.training.history import now
@@ -140,4 +141,4 @@ def _table(result: Result, recorder: Recorder) -> str:
     }
     rows += [(name, format_metric(name, value)) for name, value in values.items() if value is not None]
     rows += [("seconds", f"{result.times.seconds:.1f}"), ("record", str(recorder.folder.path))]
-    return "\n".join(f"{name:>19}  {value}" for name, value in rows)
+    return "\n".join(f"{name:>19}  {one_line(value)}" for name, value in rows)  # a resumed run has its reason from a file

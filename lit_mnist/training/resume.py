@@ -95,8 +95,8 @@ def _check_states(name: str, checkpoint: dict[str, Any], trainer: pl.Trainer, mo
         key: getattr(value, "shape", None) for key, value in theirs.items()
     }:
         raise ValueError(f"{name} holds a network other than this run's.")
-    if not all(value.isfinite().all() for value in theirs.values()):
-        raise ValueError(f"{name} holds weights that are not finite; it cannot be used.")
+    if not all(value.is_floating_point() and value.isfinite().all() for value in theirs.values()):
+        raise ValueError(f"{name} holds weights that are not finite floating-point numbers; it cannot be used.")
     part = "the random state"
     try:
         torch.Generator().set_state(random["cpu"])
