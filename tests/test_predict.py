@@ -265,8 +265,10 @@ def test_uneven_light_does_not_matter(run: Path, test_set: tuple[Tensor, Tensor]
 
 def test_the_edge_of_a_hard_shadow_is_not_ink(run: Path, test_set: tuple[Tensor, Tensor]) -> None:
     random = np.random.default_rng(0)
-    pictures = [lit(digit, "hard shadow", 0.35, random) for digit in test_set[0][:40].numpy()]
-    assert (predict_images(run, pictures)[0] == test_set[1][:40]).sum() >= 38
+    images, labels = test_set[0][:40], test_set[1][:40]
+    pictures = [lit(digit, "hard shadow", 0.35, random) for digit in images.numpy()]
+    untouched = (predict_images(run, images)[0] == labels).sum()
+    assert (predict_images(run, pictures)[0] == labels).sum() >= untouched - 1
 
 
 def test_its_own_output_is_neither_read_nor_replaces_a_picture(

@@ -18,7 +18,7 @@ from pictures import (
     shifted,
     write_huge_png,
 )
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageOps
 
 from lit_mnist.datasets.files import load
 from lit_mnist.predict.pictures import grey, read
@@ -350,6 +350,28 @@ def test_separate_shapes_are_noted_and_a_digit_of_two_strokes_is_not(digits: lis
         page.paste(on_paper(digit), (left, 0))
     assert prepare_with_note(page)[1].startswith("2 separate shapes are taken for one")
     assert [prepare_with_note(on_paper(digit))[1] for digit in digits[:20]] == [""] * 20
+
+
+def test_lines_of_ruled_paper_are_not_ink_and_a_note_says_where_they_may_be(digits: list[Digit]) -> None:
+    for level, note in ((170, ""), (20, "lines run through it and may be taken for ink; write on plain paper.")):
+        for digit in digits[:10]:
+            page = on_paper(digit)
+            lines = Image.new("L", page.size, 255)
+            for y in range(10, 280, 34):
+                ImageDraw.Draw(lines).line([(0, y), (280, y)], fill=level, width=2)
+            image, said = prepare_with_note(ImageChops.darker(page, lines))
+            assert said == note
+            assert note or difference(image, prepare(page)) < 0.5
+
+
+def test_a_sheet_that_lies_turned_on_a_table_is_found(digits: list[Digit]) -> None:
+    for angle, digit in zip(range(-12, 13, 3), digits, strict=False):
+        table = Image.new("L", (520, 460), 50)
+        sheet = on_paper(digit).convert("RGBA")
+        turned = sheet.rotate(angle, expand=True)
+        table.paste(turned, (90, 60), turned)
+        expected = prepare(sheet.rotate(angle, fillcolor="white"))
+        assert difference(prepare(table), expected) < 0.5
 
 
 def test_preparing_pictures_needs_no_torch() -> None:

@@ -20,7 +20,9 @@ def find_sheets(small: Grey) -> list[Map]:
         for piece, box in enumerate(ndimage.find_objects(number), 1):
             if SHEET * small.size < small[box].size < 0.95 * small.size:
                 inside = ndimage.binary_fill_holes(number == piece)
-                if fills_its_sides(number[box] == piece) or _is_turned_sheet(inside, small > middle):
+                if upright := fills_its_sides(number[box] == piece):
+                    inside[box] = True  # a digit that reaches the side of a sheet is no hole in it
+                if upright or _is_turned_sheet(inside, small > middle):
                     insides.append(ndimage.binary_erosion(inside, iterations=-(-max(small[box].shape) // 20)))
     return sorted(filter(np.any, insides), reverse=True, key=np.count_nonzero)
 
