@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from lit_mnist.datasets.registry import MNIST
 from lit_mnist.predict.pictures import Grey, grey
-from lit_mnist.predict.sheets import Map, fills_its_sides, find_sheets
+from lit_mnist.predict.sheets import Map, fills_its_sides, find_sheets, is_ruled
 
 SIDE = MNIST.image_shape[0]
 BOX = 20 / SIDE  # longer side of a digit's box, as a share of the image's side
@@ -98,7 +98,7 @@ def _find_ink(level: Grey) -> tuple[Grey, str]:
         smooth = 1 - smooth
     contrast, dark = _contrast(smooth, noise)
     peak = contrast.max()
-    plain = [share for share in INK_FROM if not _is_ruled(_covered(dark & (contrast > peak * share)))]
+    plain = [share for share in INK_FROM if not is_ruled(_covered(dark & (contrast > peak * share)))]
     least = peak * (plain or INK_FROM)[0]
     ink = dark & (contrast > least)
     chosen, shapes = _chosen(_covered(ink))
@@ -134,12 +134,6 @@ def _contrast(smooth: Grey, noise: float) -> tuple[Grey, Map]:
 def _covered(ink: Map) -> Map:
     """The map of ink on which pieces are told apart."""
     return _resized(ink.astype(np.float32), min(1.0, MAP_SIDE / max(ink.shape)), Image.Resampling.BOX) > 0
-
-
-def _is_ruled(ink: Map) -> bool:
-    """True where several lines run to opposite sides of the picture."""
-    top, bottom, left, right = (ndimage.label(side)[1] for side in (ink[0], ink[-1], ink[:, 0], ink[:, -1]))
-    return bool(max(min(top, bottom), min(left, right)) > 1)
 
 
 def _is_light_on_dark(small: Grey) -> bool:

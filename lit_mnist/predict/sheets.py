@@ -15,6 +15,8 @@ def find_sheets(small: Grey) -> list[Map]:
     """The insides of what may hold the digit, the largest first: a sheet that is not the whole picture, a frame around it."""
     insides = []
     middle = (small.max() + small.min()) / 2
+    if is_ruled(small < middle, 3):  # between two lines there is no sheet
+        return []
     for side in (small > middle, small < middle):
         number, _ = ndimage.label(side, np.ones((3, 3)))
         for piece, box in enumerate(ndimage.find_objects(number), 1):
@@ -35,6 +37,12 @@ def _is_turned_sheet(inside: Map, light: Map) -> bool:
     angles = np.radians(np.arange(0, 90, 3))
     areas = [np.ptp(y * np.cos(a) + x * np.sin(a)) * np.ptp(x * np.cos(a) - y * np.sin(a)) for a in angles]
     return bool(len(y) > 0.85 * min(areas) and 0.6 < light[inside].mean() < 0.99)  # a photograph is no exact rectangle
+
+
+def is_ruled(ink: Map, lines: int = 2) -> bool:
+    """True where at least so many lines run to opposite sides of the picture."""
+    top, bottom, left, right = (ndimage.label(side)[1] for side in (ink[0], ink[-1], ink[:, 0], ink[:, -1]))
+    return bool(max(min(top, bottom), min(left, right)) >= lines)
 
 
 def fills_its_sides(ink: Map) -> bool:
