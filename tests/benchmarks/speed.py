@@ -108,17 +108,18 @@ def time_epochs(options: argparse.Namespace, found: Seconds) -> None:
 
 
 def time_runs_at_once(options: argparse.Namespace, found: Seconds) -> None:
-    """An epoch of one worker alone, then of two at once on two cores."""
+    """An epoch of either of two workers alone, then of both at once on two cores."""
     with contextlib.ExitStack() as stack:
         pair = [stack.enter_context(Worker("fast engine", [core], options.images)) for core in cores(2)]
-        for _ in range(options.rounds + 1):
+        for round_ in range(options.rounds + 1):
             for batch_size in options.batches:
-                found["one fast run alone", batch_size].append(pair[0].epoch(batch_size))
+                alone = [worker.epoch(batch_size) for worker in pair]
                 for worker in pair:
                     worker.begin(batch_size)
-                found["two fast runs at once", batch_size].append(max(worker.end() for worker in pair))
-    for key in [key for key in found if key[0] in ("one fast run alone", "two fast runs at once")]:
-        del found[key][0]  # while the other worker compiled
+                at_once = [worker.end() for worker in pair]
+                if round_:  # the first compiles
+                    found["one fast run alone", batch_size] += alone
+                    found["two fast runs at once", batch_size] += at_once
 
 
 def time_fit(options: argparse.Namespace, found: Seconds) -> None:
