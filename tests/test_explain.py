@@ -17,9 +17,9 @@ from remains import result_of
 from victim import Moment, Victim
 
 from lit_mnist.cli.main import main
-from lit_mnist.explain.explained import describe_replay
-from lit_mnist.explain.recorded import Recorded, cross_entropy, read_run
-from lit_mnist.explain.sentences import (
+from lit_mnist.insight.explain import describe_replay
+from lit_mnist.insight.recorded import Recorded, read_run
+from lit_mnist.insight.sentences import (
     branch_sentences,
     failure_sentences,
     what_happened,
@@ -29,8 +29,8 @@ from lit_mnist.explain.sentences import (
     which_image,
 )
 from lit_mnist.insight.branches import BranchTest, Effect
-from lit_mnist.insight.failure import Failure, Rerun, explain_failure
-from lit_mnist.insight.replay import sgd
+from lit_mnist.insight.failure import Failure, Rerun, Reruns, find_failure, rerun_changed
+from lit_mnist.insight.replay import Window
 from lit_mnist.record.checkpoint import find_checkpoint
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.result import Place, calm_until, guessing, read_result
@@ -78,16 +78,25 @@ def run(late: Path) -> Recorded:
 
 
 @pytest.fixture(scope="module")
-def losses(run: Recorded) -> list[float]:
-    return sgd(copy.deepcopy(run.network), cross_entropy, run.batches(2200 - run.step), run.result.lr)
+def window(run: Recorded) -> Window:
+    return run.window(2200 - run.step)
 
 
 @pytest.fixture(scope="module")
-def failure(run: Recorded, losses: list[float]) -> Failure:
-    window, fixed = run.batches(2200 - run.step), (run.loader.images[:100], run.loader.labels[:100])
-    found = explain_failure(run.network, cross_entropy, window, losses, run.result.lr, guessing(10), fixed, (1, 5), twins=2)
+def losses(run: Recorded, window: Window) -> list[float]:
+    return window.train(copy.deepcopy(run.network))
+
+
+@pytest.fixture(scope="module")
+def failure(run: Recorded, window: Window, losses: list[float]) -> Failure:
+    found = find_failure(run.network, window, losses, guessing(10))
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="module")
+def reruns(run: Recorded, window: Window, failure: Failure) -> Reruns:
+    return rerun_changed(run.network, window, failure)
 
 
 def test_a_loss_is_calm_until_a_block_before_it_rose_for_good() -> None:
@@ -127,7 +136,7 @@ def test_a_replay_has_every_recorded_loss_of_the_run_and_its_last_weights(
     assert run.step == int(names(late)[-1][5:-5])
     assert run.differing_step(losses) is None
     network = copy.deepcopy(run.network)
-    sgd(network, cross_entropy, run.batches(2000 - run.step), run.result.lr)
+    run.window(2000 - run.step).train(network)
     weights = torch.load(RunFolder(late).checkpoints[0])["state_dict"]
     assert all(torch.equal(value, weights[f"mlp.{name}"]) for name, value in network.state_dict().items())
 
@@ -175,7 +184,7 @@ def test_a_replay_that_leaves_the_record_says_where_and_what_differs(run: Record
     elsewhere = msgspec.structs.replace(run.result, train_loss_by_block=blocks, machine={"cpu": "Another"}, threads=2)
     other = replace(run, result=elsewhere)
     assert other.differing_step(losses) == 1750
-    said = describe_replay(other, 1750)
+    said = describe_replay(other, losses)
     assert "differ from the run's by step 1,750 (the run's machine was Another, the run had 2 threads)" in said
     diverged = replace(run, result=msgspec.structs.replace(run.result, outcome="diverged", diverged=Place(8, 1999)))
     assert diverged.differing_step(losses) == 1999
@@ -263,11 +272,11 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.
     assert "is not a folder; name a run folder" in capsys.readouterr().err
 
 
-def test_sentences_say_what_became_of_the_loss(failure: Failure, run: Recorded) -> None:
-    said = failure_sentences(failure, run.step, run.classes)
+def test_sentences_say_what_became_of_the_loss(failure: Failure, reruns: Reruns, run: Recorded) -> None:
+    said = failure_sentences(failure, reruns, run.step, run.classes)
     assert all(each[0].isupper() and each.endswith(".") and "nan" not in each for each in said)
     step = f"step {run.step + failure.index + 1:,}"
-    assert f"In the 5 steps before {step}, the mini-batch loss had a median of" in said[0]
+    assert f"In the {len(failure.before)} steps before {step}, the mini-batch loss had a median of" in said[0]
     assert said[0].endswith("from then on it was at least 80 % of the loss of guessing (2.30), for 100 steps and more.")
     ended = what_happened(replace(failure, not_finite=failure.index + 2), run.step)
     assert ended.endswith(f", and at step {run.step + failure.index + 3:,} it became infinite or NaN.")
@@ -288,13 +297,13 @@ def test_a_step_stands_out_if_its_gradient_was_three_times_as_long_as_usual(fail
     assert said(9, math.nan).endswith("it became infinite or NaN.")
 
 
-def test_an_image_is_to_blame_only_if_the_run_fails_with_it_and_not_without(failure: Failure) -> None:
+def test_an_image_is_to_blame_only_if_the_run_fails_with_it_and_not_without(failure: Failure, reruns: Reruns) -> None:
     def said(share: float, without: int, control: int) -> str:
         shares = torch.full_like(failure.tipping.image_shares, (1 - share) / 7)
         shares[3] = share
         steps = [replace(step, image_shares=shares) for step in failure.steps]
-        fates = [Rerun(0, 1, failed, 0) for failed in (without, control)]
-        return str(which_image(replace(failure, steps=steps, without=fates), 0, "abcdefghij"))
+        fates = replace(reruns, without_largest=Rerun(0, 1, without, 0), without_smallest=Rerun(0, 1, control, 0))
+        return str(which_image(replace(failure, steps=steps), fates, 0, "abcdefghij"))
 
     assert said(0.3, 0, 1).startswith("One image stood out among the 8 of step")
     assert said(0.2, 0, 1).startswith("No image stood out among the 8 of step")
@@ -304,16 +313,16 @@ def test_an_image_is_to_blame_only_if_the_run_fails_with_it_and_not_without(fail
     assert "but not without the one of the smallest gradient" in said(0.3, 1, 0)
 
 
-def test_a_failure_is_decided_as_long_before_as_all_moved_reruns_fail(failure: Failure) -> None:
-    def with_twins(*failed: int) -> Failure:
-        return replace(failure, twins=[Rerun(k, 5, count, 0) for k, count in zip((1, 2, 50), failed, strict=True)])
+def test_a_failure_is_decided_as_long_before_as_all_moved_reruns_fail(failure: Failure, reruns: Reruns) -> None:
+    def with_twins(*failed: int) -> Reruns:
+        return replace(reruns, twins=[Rerun(k, 5, count, 0) for k, count in zip((1, 2, 50), failed, strict=True)])
 
     assert "2 steps before, all 5 reruns failed, and 3 of 5 with the weights moved 50" in when_decided(with_twins(5, 5, 3))
     assert "ceased to hang on rounding about 1 step before" in when_decided(with_twins(5, 4, 5))
     assert "50 steps before, all 5 reruns failed: the failure did not hang" in when_decided(with_twins(5, 5, 5))
     assert "1 step before, 4 of 5 reruns failed: the failure hung on rounding until" in when_decided(with_twins(4, 5, 5))
     sure, unsure = (
-        what_prevents(replace(with_twins(*failed), capped=Rerun(2, 1, 0, 0), double=Rerun(2, 1, 1, 1)))
+        what_prevents(failure, replace(with_twins(*failed), capped=Rerun(2, 1, 0, 0), double=Rerun(2, 1, 1, 1)))
         for failed in ((5, 5, 3), (4, 5, 5))
     )
     assert sure.startswith("Rerun from 2 steps before, with the gradient norm capped at")
@@ -327,10 +336,10 @@ def test_what_limits_a_run_is_said_where_the_intervals_say_it(trained: Path) -> 
 
     def said(shorter: float, longer: float, quieter: float) -> list[str]:
         effects = {
-            name: Effect((mean,) * 5, mean, mean - 0.1, mean + 0.1)
+            name: Effect([mean] * 5, mean, mean - 0.1, mean + 0.1)
             for name, mean in (("lr / 8", shorter), ("lr x 2", longer), ("batch x 8", quieter))
         }
-        return branch_sentences(BranchTest(200, {"unchanged": (1.0,) * 5}, effects), result)
+        return branch_sentences(BranchTest(200, {"unchanged": [1.0] * 5}, effects), result)
 
     assert said(0.5, 1.5, 0.5)[-1].startswith("Training is noise-limited")
     assert said(1.5, 0.5, 1.0)[-1].startswith("Training is step-limited")

@@ -15,12 +15,12 @@ from lit_mnist.record.configs import SHIPPED, find_config
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "lit_mnist"
 # Each floor may import those below it; the rooms of one floor do not know each other.
-FLOORS = "mlp | record plots | datasets | lit_mlp data | engines | insight | training | cli | runs"
+FLOORS = "mlp | record plots | datasets | lit_mlp data | engines | training | cli | runs"
 BESIDE = {  # these stand beside the floors
     "predict": "mlp record plots datasets lit_mlp cli",
     "study": "record plots cli training report",
     "report": "record plots cli",
-    "explain": "mlp record plots datasets lit_mlp data insight training report cli",
+    "insight": "mlp record plots datasets lit_mlp data report cli",
 }
 NO_TORCH = ("study", "report", "record")
 

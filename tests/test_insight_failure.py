@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from lit_mnist.datasets.files import load
 from lit_mnist.datasets.loaders import Batch
 from lit_mnist.insight.branches import BranchTest, Effect, branch_test
 from lit_mnist.insight.curvature import Hessian
-from lit_mnist.insight.failure import Failure, Rerun, explain_failure
-from lit_mnist.insight.replay import failure_index, measure_steps, moved, sgd
+from lit_mnist.insight.failure import HORIZONS, TWINS, Failure, Rerun, Reruns, find_failure, rerun_changed
+from lit_mnist.insight.replay import Window, failure_index, moved
 from lit_mnist.mlp import MLP
 
 CHANCE = math.log(10)
@@ -35,76 +36,84 @@ def data() -> Batch:
 
 
 @pytest.fixture(scope="module")
-def batches(data: Batch) -> list[Batch]:
+def window(data: Batch) -> Window:
     """Four epochs of 128 mini-batches."""
     generator = torch.Generator().manual_seed(1)
     orders = [torch.randperm(4096, generator=generator) for _ in range(4)]
-    return [(data[0][indices], data[1][indices]) for indices in torch.cat(orders).split(32)]
+    return Window(cross_entropy, *data, torch.cat(orders).split(32), LR)
 
 
 @pytest.fixture(scope="module")
-def network(batches: list[Batch]) -> nn.Module:
+def network(window: Window) -> nn.Module:
     """A network after an epoch at a learning rate at which it learns."""
     torch.manual_seed(1)
     module = MLP((28, 28), 10, (64, 32))
-    sgd(module, cross_entropy, batches[:128], lr=0.1)
+    window.train(module, 0, 128)
     return module
 
 
 @pytest.fixture(scope="module")
-def failure(network: nn.Module, batches: list[Batch], data: Batch) -> Failure:
-    """The same network, which at step 41 of a window meets an image 1,000 times too bright, with a wrong label."""
-    images, labels = (tensor.clone() for tensor in batches[168])
-    images[7] *= 1000
-    labels[7] = (labels[7] + 1) % 10
-    window = [*batches[128:168], (images, labels), *batches[169:400]]
+def fatal(window: Window) -> Window:
+    """The steps after it, of which the 41st meets an image 1,000 times too bright, with a wrong label."""
+    chosen = [indices.clone() for indices in window.chosen[128:400]]
+    images = torch.cat([window.images, 1000 * window.images[chosen[40][7:8]]])
+    labels = torch.cat([window.labels, (window.labels[chosen[40][7:8]] + 1) % 10])
+    chosen[40][7] = 4096
+    return replace(window, images=images, labels=labels, chosen=chosen)
+
+
+@pytest.fixture(scope="module")
+def failure(network: nn.Module, fatal: Window) -> Failure:
     before = bits(network)
-    losses = sgd(copy.deepcopy(network), cross_entropy, window, LR)
-    fixed = data[0][:200], data[1][:200]
-    found = explain_failure(network, cross_entropy, window, losses, LR, CHANCE, fixed, (1, 5, 30), twins=3)
+    found = find_failure(network, fatal, fatal.train(copy.deepcopy(network)), CHANCE)
     assert bits(network) == before
     assert found is not None
     return found
 
 
-def test_sgd_has_the_bits_of_a_plain_loop_and_measuring_changes_none(network: nn.Module, batches: list[Batch]) -> None:
+@pytest.fixture(scope="module")
+def reruns(network: nn.Module, fatal: Window, failure: Failure) -> Reruns:
+    before = bits(network)
+    found = rerun_changed(network, fatal, failure)
+    assert bits(network) == before
+    return found
+
+
+def test_sgd_has_the_bits_of_a_plain_loop_and_measuring_changes_none(network: nn.Module, window: Window) -> None:
     plain, replayed, measured = (copy.deepcopy(network) for _ in range(3))
-    losses, optimizer = [], torch.optim.SGD(plain.parameters(), lr=0.1)
-    for images, labels in batches[:20]:
+    losses, optimizer = [], torch.optim.SGD(plain.parameters(), lr=LR)
+    for images, labels in map(window.batch, range(20)):
         loss = F.cross_entropy(plain(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert sgd(replayed, cross_entropy, batches[:20], lr=0.1) == losses
-    steps = measure_steps(measured, cross_entropy, batches[:20], 0.1, batches[20])
+    assert window.train(replayed, 0, 20) == losses
+    steps = window.measure(measured, 0, 20)
     assert [step.loss for step in steps] == losses
     assert bits(plain) == bits(replayed) == bits(measured)
     assert [step.index for step in steps] == list(range(20))
 
 
-def test_a_capped_step_is_as_long_as_the_cap_allows(network: nn.Module, batches: list[Batch]) -> None:
+def test_a_capped_step_is_as_long_as_the_cap_allows(network: nn.Module, window: Window) -> None:
     module = copy.deepcopy(network)
-    sgd(module, cross_entropy, batches[:1], lr=1.0, max_norm=0.01)
+    window.train(module, 0, 1, max_norm=0.01)
     moves = [(a - b).square().sum() for a, b in zip(network.parameters(), module.parameters(), strict=True)]
-    assert torch.stack(moves).sum().sqrt().item() == pytest.approx(0.01, rel=1e-3)
+    assert torch.stack(moves).sum().sqrt().item() == pytest.approx(0.01 * LR, rel=1e-3)
 
 
-def test_a_step_is_measured_as_its_own_gradient_and_loss_say(network: nn.Module, batches: list[Batch]) -> None:
-    (step,) = measure_steps(
-        copy.deepcopy(network).double(), cross_entropy, [(batches[0][0].double(), batches[0][1])], 1e-4, batches[1]
-    )
-    hessian = Hessian(network, cross_entropy, *batches[0])
+def test_a_step_is_measured_as_its_own_gradient_and_loss_say(network: nn.Module, window: Window) -> None:
+    (step,) = replace(window, images=window.images.double(), lr=1e-4).measure(copy.deepcopy(network).double(), 0, 1)
+    images, labels = window.batch(0)
+    hessian = Hessian(network, cross_entropy, images, labels)
     assert step.gradient_norm == pytest.approx(hessian.gradient.norm().item(), rel=1e-4)
     assert step.curvature == pytest.approx(hessian.curvature_along(hessian.gradient), rel=1e-3)
     second_order = 1e-4 * step.gradient_norm**2 * (1e-4 * step.curvature / 2 - 1)
     assert step.change == pytest.approx(second_order, rel=1e-3)
     assert step.image_shares.sum().item() == pytest.approx(1)
     assert len(step.image_shares) == 32
-    alone = [
-        Hessian(network, cross_entropy, batches[0][0][i : i + 1], batches[0][1][i : i + 1]).gradient.norm() for i in range(32)
-    ]
-    assert step.largest_image == int(torch.stack(alone).argmax())
+    alone = [Hessian(network, cross_entropy, images[i : i + 1], labels[i : i + 1]).gradient.norm() for i in range(32)]
+    assert torch.allclose(step.image_shares.float(), torch.stack(alone) / sum(alone), rtol=1e-3)
 
 
 def test_failure_begins_where_losses_go_high_and_stay() -> None:
@@ -115,6 +124,14 @@ def test_failure_begins_where_losses_go_high_and_stay() -> None:
     assert failure_index(good + high[1:], 2) is None
 
 
+def test_a_window_without_an_image_has_all_others(window: Window) -> None:
+    less = window.without(3, 5)
+    assert less.chosen[3].tolist() == [*window.chosen[3][:5].tolist(), *window.chosen[3][6:].tolist()]
+    assert [*less.chosen[:3], *less.chosen[4:]] == [*window.chosen[:3], *window.chosen[4:]]
+    single = replace(window, chosen=window.chosen[0].split(1))
+    assert single.without(3, 0).chosen == [*single.chosen[:3], *single.chosen[4:]]
+
+
 def test_twins_are_moved_by_the_stated_share_of_each_weight(network: nn.Module) -> None:
     twin = moved(network.double(), 1e-5, torch.Generator().manual_seed(0))
     for parameter, other in zip(network.parameters(), twin.parameters(), strict=True):
@@ -122,20 +139,19 @@ def test_twins_are_moved_by_the_stated_share_of_each_weight(network: nn.Module) 
     network.float()
 
 
-def test_the_step_the_image_and_the_remedy_of_a_failure_are_found(failure: Failure) -> None:
+def test_the_step_the_image_and_the_remedy_of_a_failure_are_found(failure: Failure, reruns: Reruns) -> None:
     assert failure.index == failure.tipping.index == 40
-    assert failure.tipping.largest_image == 7
-    assert [step.index for step in failure.before] == list(range(failure.index - 30, failure.index))
-    assert failure.twins == [Rerun(steps, 3, 3, failure.twins[0].not_finite) for steps in (1, 5, 30)]
-    assert failure.decided == failure.twins[-1]
-    assert (failure.capped, failure.double.failed) == (Rerun(30, 1, 0, 0), 1)
-    assert [rerun.failed for rerun in failure.without] == [0, 1]
+    assert int(failure.tipping.image_shares.argmax()) == 7
+    assert [step.index for step in failure.before] == list(range(failure.index - 20, failure.index))
+    assert reruns.twins == [Rerun(steps, TWINS, TWINS, reruns.twins[0].not_finite) for steps in HORIZONS if steps <= 40]
+    assert reruns.decided == reruns.twins[-1]
+    assert (reruns.capped, reruns.double.failed) == (Rerun(20, 1, 0, 0), 1)
+    assert (reruns.without_largest.failed, reruns.without_smallest.failed) == (0, 1)
     assert failure.tipping.labels[7] != failure.tipping.predictions[7]
 
 
-def test_a_window_that_does_not_fail_has_no_explanation(network: nn.Module, batches: list[Batch]) -> None:
-    losses = sgd(copy.deepcopy(network), cross_entropy, batches[:128], 0.05)
-    assert explain_failure(network, cross_entropy, batches[:128], losses, 0.05, CHANCE, batches[0]) is None
+def test_a_window_that_does_not_fail_has_no_explanation(network: nn.Module, window: Window) -> None:
+    assert find_failure(network, window, window.train(copy.deepcopy(network), 0, 128), CHANCE) is None
 
 
 def test_a_crawling_network_is_step_limited_and_a_racing_one_noise_limited(network: nn.Module, data: Batch) -> None:
@@ -153,7 +169,7 @@ def test_a_crawling_network_is_step_limited_and_a_racing_one_noise_limited(netwo
 
 def test_effects_that_intervals_do_not_separate_are_undecided() -> None:
     def verdict(**effects: tuple[float, float]) -> str:
-        named = {name.replace("_", " "): Effect((), (low + high) / 2, low, high) for name, (low, high) in effects.items()}
+        named = {name: Effect([], (low + high) / 2, low, high) for name, (low, high) in effects.items()}
         return BranchTest(
             200, {}, {"lr / 8": named["shorter"], "lr x 2": named["longer"], "batch x 8": named["quieter"]}
         ).verdict

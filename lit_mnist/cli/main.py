@@ -23,7 +23,7 @@ COMMANDS = {
     "predict": ("lit_mnist.predict.command:main", "classify your own pictures"),
     "study": ("lit_mnist.study:main", "run many configurations with several seeds each"),
     "report": ("lit_mnist.report:main", "say what the runs of a study show, with figures and tables"),
-    "explain": ("lit_mnist.explain:main", "say why a run failed, or what limits one that trained"),
+    "explain": ("lit_mnist.insight:main", "say why a run failed, or what limits one that trained"),
     "compare": ("lit_mnist.report.compare:main", "show what differs between two runs"),
     "export": ("lit_mnist.predict.export:main", "write a trained network as ONNX or safetensors"),
 }

@@ -1,4 +1,4 @@
-"""Units of the ReLU layers: which are active, which are dead; and the norms of the weights."""
+"""Units of the ReLU layers, active or dead, and the norms of the weights."""
 
 from typing import Any, NamedTuple
 
@@ -13,11 +13,9 @@ _RELUS = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
 class Units(NamedTuple):
-    """Activity of the units of one ReLU layer on a set of images. A unit is an entry of dimension 1: a neuron, a channel.
+    """Shares, 0..1, of the outputs of a ReLU layer that are above 0, and of its units that output 0 throughout.
 
-    Attributes:
-        active: Share of the outputs that are above 0, over images, units and positions; 0..1.
-        dead: Share of the units whose output is 0 on every image, at every position; 0..1.
+    Counted over images, units and positions. A unit is an entry of dimension 1: a neuron, a channel.
     """
 
     active: float
@@ -34,12 +32,13 @@ class _ReLUOutputs(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         if func in _RELUS and output.dim() > 1:
-            active = output.detach() > 0
+            active = output > 0
             dead = ~active.transpose(0, 1).flatten(1).any(1)
             self.units.append(Units(active.float().mean().item(), dead.float().mean().item()))
         return output
 
 
+@torch.no_grad()
 def relu_units(module: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> list[Units]:
     """Counts active and dead units in each ReLU layer, in the order of computation; empty for a network without ReLU.
 
@@ -48,10 +47,9 @@ def relu_units(module: nn.Module, loss: Loss, images: Tensor, labels: Tensor) ->
         loss: Mean loss of a batch; its forward pass is the one that is watched.
         images, labels: The examples, (N, ...) each, on the module's device.
     """
-    outputs = _ReLUOutputs()
-    with torch.no_grad(), outputs:
+    with _ReLUOutputs() as outputs:
         loss(module, images, labels)
-    return outputs.units
+    return list(outputs.units)
 
 
 def weight_norms(module: nn.Module) -> dict[str, float]:

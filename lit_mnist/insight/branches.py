@@ -6,29 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from scipy.stats import t
 from torch import Tensor, nn
 
+from lit_mnist.datasets.loaders import StoredLoader
 from lit_mnist.insight.curvature import Loss
-from lit_mnist.insight.replay import Selection, sgd
+from lit_mnist.insight.replay import Window
 
-Verdict = Literal["noise-limited", "step-limited", "undecided"]
 BRANCHES = {"unchanged": (1.0, 1), "lr / 8": (1 / 8, 1), "lr x 2": (2.0, 1), "batch x 8": (1.0, 8)}  # factors of lr, batch size
-_IMAGES_AT_ONCE = 5000
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a change does to the training loss, over several orders of the images.
+    """What a change does: loss after the changed steps / loss after the unchanged ones, a ratio for each order of the images.
 
-    Attributes:
-        ratios: Loss after the changed steps / loss after the unchanged ones, one for each order.
-        mean: Geometric mean of the ratios.
-        low, high: Its 95 % confidence interval, by Student's t of the logarithms.
+    Their geometric mean has a 95 % interval by Student's t of the logarithms; all three are nan if a branch failed.
     """
 
-    ratios: tuple[float, ...]
+    ratios: list[float]
     mean: float
     low: float
     high: float
@@ -36,20 +33,17 @@ class Effect:
 
 @dataclass(frozen=True)
 class BranchTest:
-    """Result of a branch test.
+    """Loss over the training images after the SGD steps of each branch, for each order; infinite where a branch failed.
 
-    Attributes:
-        steps: SGD steps of each branch.
-        losses: Loss over the training images after each branch -> one for each order; infinite where it stopped being finite.
-        effects: Each changed branch -> its effect against the unchanged one.
+    Each changed branch has an effect against the unchanged one.
     """
 
     steps: int
-    losses: dict[str, tuple[float, ...]]
+    losses: dict[str, list[float]]
     effects: dict[str, Effect]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Literal["noise-limited", "step-limited", "undecided"]:
         """What holds training back, where the intervals exclude no effect.
 
         noise-limited: shorter steps help, and so do steps of the same length with less noise. step-limited: shorter steps
@@ -64,62 +58,48 @@ class BranchTest:
 
 
 def branch_test(
-    module: nn.Module,
-    loss: Loss,
-    images: Tensor,
-    labels: Tensor,
-    lr: float,
-    batch_size: int,
-    steps: int = 200,
-    orders: int = 5,
-    seed: int = 0,
+    network: nn.Module, loss: Loss, images: Tensor, labels: Tensor, lr: float, batch_size: int, steps: int, orders: int = 5
 ) -> BranchTest:
     """Trains copies of a network on the same images in the same orders, unchanged and with lr or batch size changed.
 
     Args:
-        module: The network; it is left as it is.
+        network: The network; it is left as it is.
         loss: Mean loss of a mini-batch.
-        images, labels: The training images, (N, ...) each; at least one mini-batch of 8 batch_size.
+        images, labels: The training images, (N, ...) each, on the CPU; at least one mini-batch of 8 batch_size.
         lr, batch_size: Those of the run.
         steps: SGD steps of each branch.
         orders: Number of orders of the images, at least 2.
-        seed: Decides the orders.
 
     Raises:
         ValueError: There are too few images.
     """
-    if 8 * batch_size > len(labels):
-        raise ValueError(f"The branch test needs {8 * batch_size} training images, 8 mini-batches, not {len(labels)}.")
+    count = len(labels)
+    if 8 * batch_size > count:
+        raise ValueError(f"The branch test needs {8 * batch_size} training images, 8 mini-batches, not {count}.")
     losses: dict[str, list[float]] = {name: [] for name in BRANCHES}
     for order in range(orders):
-        generator = torch.Generator().manual_seed(seed * orders + order)
-        drawn = _indices(len(labels), steps * batch_size * 8, generator)
+        generator = torch.Generator().manual_seed(order)
+        epochs = -(-8 * batch_size * steps // count)
+        drawn = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])
         for name, (rate, size) in BRANCHES.items():
-            network = copy.deepcopy(module)
-            chosen = drawn[: steps * batch_size * size].split(batch_size * size)
-            sgd(network, loss, Selection(images, labels, chosen), lr * rate)
-            losses[name].append(_mean_loss(network, loss, images, labels))
+            changed = copy.deepcopy(network)
+            chosen = drawn.split(batch_size * size)[:steps]
+            Window(loss, images, labels, chosen, lr * rate).train(changed)
+            losses[name].append(_mean_loss(changed, loss, images, labels))
     effects = {name: _effect(losses[name], losses["unchanged"]) for name in BRANCHES if name != "unchanged"}
-    return BranchTest(steps, {name: tuple(values) for name, values in losses.items()}, effects)
-
-
-def _indices(images: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draws epochs of random permutations until there are `count` indices."""
-    epochs = [torch.randperm(images, generator=generator) for _ in range(-(-count // images))]
-    return torch.cat(epochs)[:count]
+    return BranchTest(steps, losses, effects)
 
 
 @torch.no_grad()
-def _mean_loss(module: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> float:
-    parts = zip(images.split(_IMAGES_AT_ONCE), labels.split(_IMAGES_AT_ONCE), strict=True)
-    mean = sum(loss(module, *part).item() * len(part[1]) for part in parts) / len(labels)
-    return mean if math.isfinite(mean) else math.inf
+def _mean_loss(network: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> float:
+    total = sum(loss(network, *batch).item() * len(batch[1]) for batch in StoredLoader(images, labels))
+    return total / len(labels) if math.isfinite(total) else math.inf
 
 
 def _effect(changed: Sequence[float], unchanged: Sequence[float]) -> Effect:
-    ratios = tuple(a / b if b < math.inf else math.nan for a, b in zip(changed, unchanged, strict=True))
+    ratios = [a / b if b < math.inf else math.nan for a, b in zip(changed, unchanged, strict=True)]
     if not all(0 < ratio < math.inf for ratio in ratios):  # a branch that failed: no interval, so no verdict
         return Effect(ratios, math.nan, math.nan, math.nan)
-    logs = torch.tensor(ratios, dtype=torch.float64).log()
-    mean, half = logs.mean().item(), t.ppf(0.975, len(logs) - 1) * logs.std().item() / len(logs) ** 0.5
+    logs = np.log(ratios)
+    mean, half = logs.mean(), t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
     return Effect(ratios, math.exp(mean), math.exp(mean - half), math.exp(mean + half))

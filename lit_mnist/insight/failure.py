@@ -4,17 +4,18 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from statistics import median
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from lit_mnist.datasets.loaders import Batch
-from lit_mnist.insight.curvature import Loss
-from lit_mnist.insight.replay import Step, failure_index, measure_steps, moved, sgd
+from lit_mnist.insight.replay import Step, Window, failure_index, moved
 from lit_mnist.record.result import RISEN
 
 HORIZONS = (1, 2, 5, 10, 20, 50, 100)  # steps before a failure at which twins set out
+TWINS = 5  # at each horizon
 SHOWN_AFTER = 20  # steps that are measured beyond the failure
 JUDGED_AFTER = 200  # steps that a rerun gets beyond the failure, for it may fail later or recover
 JUDGED_BY = 100  # losses at the end of a rerun
@@ -22,25 +23,8 @@ LEVELS = (RISEN, 2.0)  # of the loss of guessing, tried in turn: training begins
 
 
 @dataclass(frozen=True)
-class Rerun:
-    """The same mini-batches again, from the same weights, with something changed.
-
-    Attributes:
-        steps_before: Steps before the failure at which it set out.
-        runs: Number of reruns.
-        failed: Number of them whose last 100 losses had a median of at least 80 % of the loss of guessing.
-        not_finite: Number of them whose loss stopped being finite.
-    """
-
-    steps_before: int
-    runs: int
-    failed: int
-    not_finite: int
-
-
-@dataclass(frozen=True)
 class Failure:
-    """What is known of a failure.
+    """What a failure looks like.
 
     Attributes:
         index: First step, 0-based in the window, from which on 100 losses and more are at least `level` times `chance`.
@@ -48,12 +32,6 @@ class Failure:
         lr, chance: Learning rate of the run, and the loss of guessing in nats.
         not_finite: First step, 0-based, whose loss is not finite; None if there is none.
         steps: The steps around it, measured.
-        twins: Reruns with the weights moved by 1e-5 of their norm, by horizon, shortest first.
-        max_norm: Twice the median gradient norm of the steps before.
-        capped: A rerun with longer gradients shortened to `max_norm`, from the longest horizon at which all twins failed.
-        double: A rerun in float64, from the same horizon.
-        without: Two reruns from the tipping step, whose mini-batch lacks the image with the largest gradient, or as a control
-            the one with the smallest.
     """
 
     index: int
@@ -62,11 +40,6 @@ class Failure:
     chance: float
     not_finite: int | None
     steps: list[Step]
-    twins: list[Rerun]
-    max_norm: float
-    capped: Rerun
-    double: Rerun
-    without: list[Rerun]
 
     @property
     def before(self) -> list[Step]:
@@ -76,37 +49,58 @@ class Failure:
     @property
     def tipping(self) -> Step:
         """The step that did its own mini-batch the most harm, up to the failure; of all, if the first one failed."""
-        return _tipping(self.steps, self.index)
+        steps = [step for step in self.steps if step.index <= self.index or not self.index]
+        return max(steps, key=lambda step: step.change if math.isfinite(step.change) else math.inf)
+
+    @property
+    def max_norm(self) -> float:
+        """Twice the median gradient norm of the steps before, at which a rerun is capped."""
+        return 2 * median(step.gradient_norm for step in self.before or self.steps[:1])
+
+
+class Rerun(NamedTuple):
+    """The same mini-batches again with something changed, from some steps before the failure on.
+
+    A rerun failed if its last 100 losses had a median of at least 80 % of the loss of guessing.
+    """
+
+    steps_before: int
+    runs: int
+    failed: int
+    not_finite: int
+
+
+@dataclass(frozen=True)
+class Reruns:
+    """What became of a failure with changes.
+
+    Attributes:
+        twins: With the weights moved by 1e-5 of their norm, by the steps before, fewest first.
+        capped, double: With gradients shortened to `Failure.max_norm`, or in float64: from `decided` on, else the first twins.
+        without_largest, without_smallest: Without the image of the largest gradient in the tipping mini-batch, or, as a
+            control, of the smallest.
+    """
+
+    twins: list[Rerun]
+    capped: Rerun
+    double: Rerun
+    without_largest: Rerun
+    without_smallest: Rerun
 
     @property
     def decided(self) -> Rerun | None:
-        """The twins of the longest horizon up to which all of them failed; None if some of the shortest one did not."""
+        """The earliest twins of which all failed, and of all later ones too; None if some of the latest did not."""
         return _decided(self.twins)
 
 
-def explain_failure(
-    module: nn.Module,
-    loss: Loss,
-    batches: Sequence[Batch],
-    losses: Sequence[float],
-    lr: float,
-    chance: float,
-    fixed: Batch,
-    horizons: Sequence[int] = HORIZONS,
-    twins: int = 5,
-) -> Failure | None:
-    """Measures the steps around a failure within a window of SGD steps, and reruns them with changes.
+def find_failure(network: nn.Module, window: Window, losses: Sequence[float], chance: float) -> Failure | None:
+    """Finds the failure in a window of SGD steps, and measures the steps around it.
 
     Args:
-        module: The network before the first step; it is left as it is.
-        loss: Mean loss of a mini-batch.
-        batches: One mini-batch per step, until at least 100 steps after the failure.
-        losses: Of the mini-batches, as `sgd` returns them.
-        lr: Learning rate.
+        network: As it is before the first step; it is left so.
+        window: The steps, until at least 100 after the failure.
+        losses: Of the mini-batches, as `Window.train` returns them.
         chance: Loss of guessing, the logarithm of the number of classes.
-        fixed: Images and labels on which units are counted.
-        horizons: Steps before the failure at which twins set out; those beyond the window are left out.
-        twins: Number of twins at each horizon, at least 1.
 
     Returns:
         None if the window does not end in failure, or begins with a gradient that is not finite.
@@ -115,85 +109,54 @@ def explain_failure(
     if not found:
         return None
     index, level = found[-1] if found[0][0] == 0 else found[0]
-    window = _Window(loss, batches, lr, chance, index)
-    reachable = sorted(steps for steps in horizons if steps <= index) or [index]
-    states = window.states(module, [index - steps for steps in reachable])
-    not_finite = next((at for at, value in enumerate(losses) if math.isnan(value)), None)
-    start, end = index - reachable[-1], max(index + SHOWN_AFTER, min((not_finite or 0) + 1, index + JUDGED_AFTER))
-    steps = measure_steps(copy.deepcopy(states[start]), loss, batches[start:end], lr, fixed, start)
-    if not steps:
-        return None
+    not_finite = next((at for at, loss in enumerate(losses) if math.isnan(loss)), None)
+    first, end = _starts(index)[-1], max(index + SHOWN_AFTER, min((not_finite or 0) + 1, index + JUDGED_AFTER))
+    network = copy.deepcopy(network)
+    window.train(network, 0, first)
+    steps = window.measure(network, first, end)
+    return Failure(index, level, window.lr, chance, not_finite, steps) if steps else None
+
+
+def rerun_changed(network: nn.Module, window: Window, failure: Failure) -> Reruns:
+    """Makes the steps around a failure again with changes; `network`, as it is before the first step, is left so."""
+    starts, tipping = _starts(failure.index), failure.tipping
+    states = _states(network, window, {*starts, tipping.index})
     generator = torch.Generator().manual_seed(0)
-    reruns = [window.rerun(k, [moved(states[index - k], 1e-5, generator) for _ in range(twins)]) for k in reachable]
-    decided = (_decided(reruns) or reruns[0]).steps_before
-    tipping = _tipping(steps, index)
-    (at_tipping,) = window.states(states[start], [tipping.index], start).values()
-    max_norm = 2 * median(step.gradient_norm for step in steps if step.index < index or step is steps[0])
-    images = [tipping.largest_image, int(tipping.image_shares.argmin())]
-    return Failure(
-        index,
-        level,
-        lr,
-        chance,
-        not_finite,
-        steps,
-        twins=reruns,
-        max_norm=max_norm,
-        capped=window.rerun(decided, [copy.deepcopy(states[index - decided])], max_norm),
-        double=window.rerun(decided, [copy.deepcopy(states[index - decided]).double()]),
-        without=[window.rerun(index - tipping.index, [copy.deepcopy(at_tipping)], left_out=image) for image in images],
+    twins = [_rerun(failure, window, start, [moved(states[start], 1e-5, generator) for _ in range(TWINS)]) for start in starts]
+    decided = failure.index - (_decided(twins) or twins[0]).steps_before
+    places = tipping.image_shares.argmax(), tipping.image_shares.argmin()
+    windows = (window.without(tipping.index, int(place)) for place in places)
+    return Reruns(
+        twins,
+        _rerun(failure, window, decided, [states[decided]], failure.max_norm),
+        _rerun(failure, window, decided, [copy.deepcopy(states[decided]).double()]),
+        *(_rerun(failure, each, tipping.index, [states[tipping.index]]) for each in windows),
     )
 
 
-@dataclass(frozen=True)
-class _Window:
-    """SGD steps that end in failure at step `index`."""
-
-    loss: Loss
-    batches: Sequence[Batch]
-    lr: float
-    chance: float
-    index: int
-
-    def states(self, module: nn.Module, indices: Sequence[int], first: int = 0) -> dict[int, nn.Module]:
-        """Trains a copy from step `first` on, and keeps the network as it is before each of these steps."""
-        network, at, states = copy.deepcopy(module), first, {}
-        for index in sorted(indices):
-            sgd(network, self.loss, self.batches[at:index], self.lr)
-            states[index], at = copy.deepcopy(network), index
-        return states
-
-    def rerun(
-        self, steps_before: int, networks: Sequence[nn.Module], max_norm: float = math.inf, left_out: int | None = None
-    ) -> Rerun:
-        """Trains networks in place, each in its own dtype; the first mini-batch lacks one image if told so."""
-        first, end = self.index - steps_before, self.index + JUDGED_AFTER
-        outcomes = []
-        for network in networks:
-            dtype = next(network.parameters()).dtype
-            batches = [(images.to(dtype), labels) for images, labels in self.batches[first:end]]
-            if left_out is not None:
-                kept = torch.arange(len(batches[0][1])) != left_out
-                batches[:1] = [(batches[0][0][kept], batches[0][1][kept])] if kept.any() else []
-            outcomes.append(sgd(network, self.loss, batches, self.lr, max_norm))
-        ends = [median(math.inf if math.isnan(loss) else loss for loss in outcome[-JUDGED_BY:]) for outcome in outcomes]
-        failed = sum(end >= RISEN * self.chance for end in ends)
-        return Rerun(steps_before, len(outcomes), failed, sum(math.isnan(outcome[-1]) for outcome in outcomes))
+def _starts(index: int) -> list[int]:
+    """Lists the steps at which reruns of a failure at step `index` set out, the latest first."""
+    return [index - steps for steps in HORIZONS if steps <= index] or [0]
 
 
-def _tipping(steps: Sequence[Step], index: int) -> Step:
-    return max((step for step in steps if step.index <= index or not index), key=_harm)
+def _states(network: nn.Module, window: Window, steps: set[int]) -> dict[int, nn.Module]:
+    """Trains a copy, and keeps the network as it is before each of the steps."""
+    network, at, states = copy.deepcopy(network), 0, {}
+    for step in sorted(steps):
+        window.train(network, at, step)
+        states[step], at = copy.deepcopy(network), step
+    return states
 
 
-def _harm(step: Step) -> float:
-    """Change of the mini-batch's loss; a loss that stopped being finite is worse than any."""
-    return step.change if math.isfinite(step.change) else math.inf
+def _rerun(failure: Failure, window: Window, start: int, networks: Sequence[nn.Module], max_norm: float = math.inf) -> Rerun:
+    """Trains copies of networks from step `start` to beyond the failure."""
+    end = failure.index + JUDGED_AFTER
+    outcomes = [window.train(copy.deepcopy(network), start, end, max_norm) for network in networks]
+    ends = [median(math.inf if math.isnan(loss) else loss for loss in outcome[-JUDGED_BY:]) for outcome in outcomes]
+    failed = sum(end >= RISEN * failure.chance for end in ends)
+    return Rerun(failure.index - start, len(outcomes), failed, sum(math.isnan(outcome[-1]) for outcome in outcomes))
 
 
 def _decided(twins: Sequence[Rerun]) -> Rerun | None:
-    sure = None
-    for each in twins:
-        if each.failed < each.runs:
-            break
-        sure = each
-    return sure
+    sure = list(takewhile(lambda each: each.failed == each.runs, twins))
+    return sure[-1] if sure else None

@@ -10,14 +10,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import default_collate
 
-from lit_mnist.datasets.loaders import EpochLoader
-from lit_mnist.insight.activations import relu_units, weight_norms
-from lit_mnist.insight.curvature import Hessian, Loss, batch_sharpness, random_batches, top_eigenpair
-from lit_mnist.insight.noise import gradient_noise
+from lit_mnist.insight.activations import Units, relu_units, weight_norms
+from lit_mnist.insight.curvature import Hessian, Loss, batch_sharpness
+from lit_mnist.insight.noise import gradient_noise_scale
 
-_BATCHES = 64  # of batch sharpness
+_BATCH = ("batch_sharpness", "batch_sharpness_ratio_of_means")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # SyncBatchNorm has them as its base
 
 _log = logging.getLogger("lit_mnist")
@@ -74,7 +73,7 @@ class Instruments(pl.Callback):
         self.measurements: list[dict[str, float]] = []
         self.not_measured: dict[str, str] = {}
         self._due: set[int] = set()  # batches since the start of training, 1-based
-        self._fixed: tuple[Tensor, Tensor] | None = None
+        self._fixed: Sequence[Tensor] = ()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.loss is None and not callable(getattr(pl_module, "batch_loss", None)):
@@ -97,7 +96,6 @@ class Instruments(pl.Callback):
         position = trainer.current_epoch * int(per_epoch) + batch_idx + 1
         if position not in self._due or not trainer.is_global_zero:
             return
-        assert self._fixed is not None
         parameter = next(pl_module.parameters())
         images, labels = (tensor.to(pl_module.device) for tensor in self._fixed)
         images = images.to(parameter.dtype) if images.is_floating_point() else images
@@ -109,7 +107,7 @@ class Instruments(pl.Callback):
             logger.log_metrics(tags, step=trainer.global_step)
 
     def measure(
-        self, module: nn.Module, images: Tensor, labels: Tensor, batch_size: int, lr: float | None = None
+        self, module: nn.Module, images: Tensor, labels: Tensor, batch_size: int, lr: float = math.nan
     ) -> dict[str, float]:
         """Measures a module on given images, outside of training too.
 
@@ -117,32 +115,28 @@ class Instruments(pl.Callback):
             module: The module; left as it was, its training mode and `.grad` included.
             images, labels: The examples, (N, ...) each, N at least 2, on the module's device.
             batch_size: Examples per mini-batch of the batch sharpness, capped at N.
-            lr: Learning rate of plain SGD; None leaves out what depends on it.
+            lr: Learning rate of plain SGD; nan leaves out what depends on it.
         """
-        loss = self.loss or _own_loss
-        generator = torch.Generator().manual_seed(self.seed)
+        fixed = module, self.loss or _own_loss, images, labels
         instruments: dict[str, Callable[[], dict[str, float]]] = {
-            "sharpness": lambda: _sharpness(module, loss, images, labels),
-            "batch_sharpness": lambda: _batch_sharpness(
-                module, loss, random_batches(images, labels, batch_size, _BATCHES, generator)
-            ),
-            "gradient_noise_scale": lambda: {"gradient_noise_scale": gradient_noise(module, loss, images, labels).scale},
-            "units": lambda: _units(module, loss, images, labels),
+            "sharpness": lambda: _sharpness(Hessian(*fixed)),
+            "batch_sharpness": lambda: dict(zip(_BATCH, batch_sharpness(*fixed, batch_size, seed=self.seed), strict=True)),
+            "gradient_noise_scale": lambda: {"gradient_noise_scale": gradient_noise_scale(*fixed)},
+            "units": lambda: _units(relu_units(*fixed)),
         }
         values = {f"weight_norm/{name}": norm for name, norm in weight_norms(module).items()}
+        has_batch_norm = any(isinstance(part, _BATCH_NORMS) for part in module.modules())
         with isolate_rng(), _in_eval_mode(module):
             for name, instrument in instruments.items():
-                if reason := _refusal(name, module):
-                    self._refuse(name, reason)
+                if has_batch_norm and name != "units":
+                    self._refuse(name, "with batch normalisation the training loss is no mean over independent examples.")
                     continue
                 try:
                     values |= instrument()
-                except RuntimeError as error:  # no double backward, no vmap, no convergence, no memory
-                    self._refuse(name, str(error).splitlines()[0])
-        for name in ("sharpness", "batch_sharpness"):
-            if lr is not None and name in values:
-                values[f"lr_{name}_half"] = lr * values[name] / 2
-        values |= {"batch_size": batch_size} | ({} if lr is None else {"lr": lr})
+                except RuntimeError as error:  # no double backward, no convergence, no memory
+                    self._refuse(name, str(error).partition("\n")[0])
+        values |= {f"lr_{name}_half": lr * values[name] / 2 for name in ("sharpness", "batch_sharpness") if name in values}
+        values |= {"batch_size": batch_size, "lr": lr}
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _refuse(self, name: str, reason: str) -> None:
@@ -151,7 +145,7 @@ class Instruments(pl.Callback):
             _log.warning("lit_mnist: Instruments: %s", self.not_measured[name])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"measurements": [dict(values) for values in self.measurements]}
+        return {"measurements": list(self.measurements)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.measurements = [dict(values) for values in state_dict["measurements"]]
@@ -164,9 +158,7 @@ def _own_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 def _choose_images(loader: Any, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Looks up `count` random examples of the loader's data set: (images, labels), (n, ...) each."""
-    dataset: Any = (
-        TensorDataset(loader.images, loader.labels) if isinstance(loader, EpochLoader) else getattr(loader, "dataset", None)
-    )
+    dataset = getattr(loader, "dataset", None)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise ValueError("Instruments needs one training loader, with a data set that has a length and is looked up by index.")
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]
@@ -182,46 +174,30 @@ def _batch_size(trainer: pl.Trainer, batch: Any) -> int:
     return int(of_loader) * trainer.accumulate_grad_batches * trainer.world_size
 
 
-def _plain_sgd_lr(trainer: pl.Trainer) -> float | None:
+def _plain_sgd_lr(trainer: pl.Trainer) -> float:
+    """Returns the learning rate of plain SGD; nan for another optimizer, or for several rates."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     plain = all(type(optimizer) is torch.optim.SGD for optimizer in trainer.optimizers)
-    if not plain or any(group["momentum"] or group["weight_decay"] for group in groups):
-        return None
+    plain = plain and not any(group["momentum"] or group["weight_decay"] for group in groups)
     rates = {float(group["lr"]) for group in groups}
-    return rates.pop() if len(rates) == 1 else None
+    return rates.pop() if plain and len(rates) == 1 else math.nan
 
 
 @contextmanager
 def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    training = [(part, part.training) for part in module.modules()]
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for part, mode in training:
+        for part, mode in modes:
             part.training = mode
 
 
-def _refusal(name: str, module: nn.Module) -> str:
-    if name != "units" and any(isinstance(part, _BATCH_NORMS) for part in module.modules()):
-        return "with batch normalisation the training loss is no mean over examples that do not know each other."
-    return ""
+def _sharpness(hessian: Hessian) -> dict[str, float]:
+    norm = float(hessian.gradient.norm())
+    return {"loss": hessian.loss, "gradient_norm": norm, "sharpness": hessian.sharpness() if math.isfinite(norm) else math.nan}
 
 
-def _sharpness(module: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> dict[str, float]:
-    hessian = Hessian(module, loss, images, labels)
-    values = {"loss": hessian.loss, "gradient_norm": float(hessian.gradient.norm())}
-    if math.isfinite(values["gradient_norm"]):
-        values["sharpness"] = top_eigenpair(hessian)[0]
-    return values
-
-
-def _batch_sharpness(module: nn.Module, loss: Loss, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    measured = batch_sharpness(module, loss, batches)
-    return {"batch_sharpness": measured.mean, "batch_sharpness_ratio_of_means": measured.ratio_of_means}
-
-
-def _units(module: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> dict[str, float]:
-    layers = relu_units(module, loss, images, labels)
-    active = {f"active_units_{number}": units.active for number, units in enumerate(layers, 1)}
-    return active | {f"dead_units_{number}": units.dead for number, units in enumerate(layers, 1)}
+def _units(layers: Sequence[Units]) -> dict[str, float]:
+    return {f"{kind}_units_{number}": getattr(layer, kind) for kind in Units._fields for number, layer in enumerate(layers, 1)}

@@ -1,10 +1,9 @@
-"""Replays of SGD steps: the same mini-batches from the same weights, measured step by step or changed in one respect."""
+"""SGD steps made again: from the same weights on the same mini-batches, measured one by one or changed in one respect."""
 
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar, overload
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,32 +13,8 @@ from lit_mnist.insight.activations import Units, relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, Loss
 from lit_mnist.insight.noise import squared_gradient_norms
 
-Module = TypeVar("Module", bound=nn.Module)
-
-
-class Selection(Sequence[Batch]):
-    """Mini-batches that are gathered when they are asked for.
-
-    Args:
-        images, labels: What they are chosen from, (N, ...) each.
-        chosen: Indices (B,) of each mini-batch.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, chosen: Sequence[Tensor]) -> None:
-        self.images, self.labels, self.chosen = images, labels, chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Selection": ...
-    def __getitem__(self, index: int | slice) -> "Batch | Selection":
-        if isinstance(index, slice):
-            return Selection(self.images, self.labels, self.chosen[index])
-        indices = self.chosen[index].to(self.labels.device)
-        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+FIXED = 1000  # images, the first ones, on which units are counted
+CONFIRMED_BY = 100  # high losses in a row; after fewer, training may recover as from any spike
 
 
 @dataclass(frozen=True)
@@ -69,96 +44,100 @@ class Step:
     labels: Tensor
     predictions: Tensor
 
-    @property
-    def largest_image(self) -> int:
-        """The place in the mini-batch of the image with the largest gradient."""
-        return int(self.image_shares.argmax())
 
+@dataclass(frozen=True)
+class Window:
+    """Consecutive steps of plain SGD that can be made again, numbered from 0.
 
-def sgd(module: nn.Module, loss: Loss, batches: Sequence[Batch], lr: float, max_norm: float = math.inf) -> list[float]:
-    """Trains a module in place by plain SGD, with the bits of an ordinary PyTorch loop.
-
-    Args:
-        module: The module.
+    Attributes:
         loss: Mean loss of a mini-batch.
-        batches: One mini-batch per step.
+        images, labels: What the mini-batches are chosen from, (N, ...) each, on the CPU.
+        chosen: Indices (B,) of the mini-batch of each step.
         lr: Learning rate.
-        max_norm: Longer gradients are shortened to this norm.
-
-    Returns:
-        The loss of each mini-batch before its step; nan from the first that is not finite on, where it stops.
     """
-    parameters = list(module.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=lr, fused=parameters[0].dtype in (torch.float32, torch.float64))
-    losses: list[float] = []
-    for images, labels in batches:
+
+    loss: Loss
+    images: Tensor
+    labels: Tensor
+    chosen: Sequence[Tensor]
+    lr: float
+
+    def batch(self, step: int) -> Batch:
+        """Gathers the mini-batch of a step."""
+        return self.images.index_select(0, self.chosen[step]), self.labels.index_select(0, self.chosen[step])
+
+    def without(self, step: int, place: int) -> "Window":
+        """Leaves one image out of the mini-batch of a step, or the step if that was its only image."""
+        kept = self.chosen[step][torch.arange(len(self.chosen[step])) != place]
+        return replace(self, chosen=[*self.chosen[:step], *([kept] if len(kept) else []), *self.chosen[step + 1 :]])
+
+    def train(self, network: nn.Module, first: int = 0, end: int | None = None, max_norm: float = math.inf) -> list[float]:
+        """Trains a network in place, with the bits of an ordinary PyTorch loop.
+
+        Args:
+            network: As it is before step `first`, in float32 or float64.
+            first, end: The steps are made from `first` on, up to but without `end`; None: all that follow.
+            max_norm: Longer gradients are shortened to this norm.
+
+        Returns:
+            The loss of each mini-batch before its step; nan from the first that is not finite on, where it stops.
+        """
+        parameters = list(network.parameters())
+        optimizer = torch.optim.SGD(parameters, lr=self.lr, fused=True)
+        losses: list[float] = []
+        steps = range(len(self.chosen))[first:end]
+        for step in steps:
+            optimizer.zero_grad()
+            loss = self.loss(network, *self.batch(step))
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                return losses[:-1] + [math.nan] * (len(steps) - len(losses) + 1)
+            loss.backward()
+            if max_norm < math.inf:
+                nn.utils.clip_grad_norm_(parameters, max_norm)
+            optimizer.step()
         optimizer.zero_grad()
-        value = loss(module, images, labels)
-        losses.append(value.item())
-        if not math.isfinite(losses[-1]):
-            return losses[:-1] + [math.nan] * (len(batches) - len(losses) + 1)
-        value.backward()
-        if max_norm < math.inf:
-            nn.utils.clip_grad_norm_(parameters, max_norm)
-        optimizer.step()
-    optimizer.zero_grad()
-    return losses
+        return losses
+
+    def measure(self, network: nn.Module, first: int = 0, end: int | None = None) -> list[Step]:
+        """Trains a network in place as `train` does, and measures each step; stops where the loss is not finite."""
+        steps = []
+        for index in range(len(self.chosen))[first:end]:
+            images, labels = self.batch(index)
+            hessian = Hessian(network, self.loss, images, labels)
+            norm = hessian.gradient.norm().item()
+            if not math.isfinite(hessian.loss + norm):
+                break
+            curvature = hessian.curvature_along(hessian.gradient) if norm else 0.0
+            norms = squared_gradient_norms(network, self.loss, images, labels).sqrt()
+            shares = norms / norms.sum().clamp_min(torch.finfo(norms.dtype).tiny)
+            units = relu_units(network, self.loss, self.images[:FIXED], self.labels[:FIXED])
+            weights = weight_norms(network)
+            predictions = network(images).argmax(1)
+            self.train(network, index, index + 1)
+            change = self.loss(network, images, labels).item() - hessian.loss
+            steps.append(Step(index, hessian.loss, change, norm, curvature, units, weights, shares, labels, predictions))
+        return steps
 
 
-def measure_steps(
-    module: nn.Module, loss: Loss, batches: Sequence[Batch], lr: float, fixed: Batch, first_index: int = 0
-) -> list[Step]:
-    """Trains a module in place as `sgd` does, with the same bits, and measures each step; stops where the loss is not finite.
-
-    Args:
-        module: The module.
-        loss: Mean loss of a mini-batch.
-        batches: One mini-batch per step.
-        lr: Learning rate.
-        fixed: Images and labels on which units are counted.
-        first_index: Index of the first step.
-    """
-    steps = []
-    for index, (images, labels) in enumerate(batches, first_index):
-        hessian = Hessian(module, loss, images, labels)
-        norm = hessian.gradient.norm().item()
-        if not math.isfinite(hessian.loss + norm):
-            break
-        curvature = hessian.curvature_along(hessian.gradient) if norm else 0.0
-        norms = squared_gradient_norms(module, loss, images, labels).sqrt()
-        units, weights = relu_units(module, loss, *fixed), weight_norms(module)
-        with torch.no_grad():
-            predictions = module(images).argmax(1)
-        sgd(module, loss, [(images, labels)], lr)
-        with torch.no_grad():
-            change = loss(module, images, labels).item() - hessian.loss
-        shares = norms / norms.sum().clamp_min(torch.finfo(norms.dtype).tiny)
-        steps.append(Step(index, hessian.loss, change, norm, curvature, units, weights, shares, labels, predictions))
-    return steps
-
-
-def failure_index(losses: Sequence[float], high: float, confirmed_by: int = 100) -> int | None:
-    """Finds the first step from which on many losses in a row are high or not finite.
+def failure_index(losses: Sequence[float], high: float) -> int | None:
+    """Finds the first step, 0-based, from which on 100 losses in a row and more are high or not finite.
 
     Args:
         losses: Of the mini-batches of consecutive steps.
         high: Loss in nats.
-        confirmed_by: Number of losses in a row; after fewer, training may recover as from any spike.
-
-    Returns:
-        Index of that step, 0-based; None if there is none.
     """
     count = 0
     for index, loss in enumerate(losses):
         count = 0 if loss < high else count + 1
-        if count == confirmed_by:
-            return index + 1 - confirmed_by
+        if count == CONFIRMED_BY:
+            return index + 1 - CONFIRMED_BY
     return None
 
 
-def moved(module: Module, relative: float, generator: torch.Generator) -> Module:
-    """Copies a module and moves each parameter in a random direction, by `relative` times its own norm."""
-    twin = copy.deepcopy(module)
+def moved(network: nn.Module, relative: float, generator: torch.Generator) -> nn.Module:
+    """Copies a network and moves each parameter in a random direction, by `relative` times its own norm."""
+    twin = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in twin.parameters():
             direction = torch.randn(parameter.shape, generator=generator).to(parameter)

@@ -16,22 +16,20 @@ from torch import Tensor, nn
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.datasets.loaders import EpochLoader
 from lit_mnist.datasets.registry import REGISTRY
-from lit_mnist.insight.replay import Selection
+from lit_mnist.insight.replay import Window
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.mlp import MLP
 from lit_mnist.record.checkpoint import load_network, mapping_in, read_checkpoint
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.result import RISEN, Result, calm_until, guessing, read_result
-from lit_mnist.training.collapse import StopCollapsed
-from lit_mnist.training.experiment import LIMITS
 
 MOST_WEIGHTS = 2**26  # of a network made again from its seed; the default one has 2**19
-PLAIN: dict[str, Any] = {"precision": "32-true", "devices_with_own_batches": 1, "callbacks": set()}  # what a replay repeats
+PLAIN: dict[str, Any] = {"precision": "32-true", "devices_with_own_batches": 1, "callbacks": []}  # what a replay repeats
 Size = Annotated[int, msgspec.Meta(ge=1, le=MOST_WEIGHTS)]
 
 
-class Settings(msgspec.Struct):
+class Replayable(msgspec.Struct):
     """What `result.json` must say of a run for a replay, beside the fields of `Result`."""
 
     dataset: str
@@ -41,7 +39,7 @@ class Settings(msgspec.Struct):
     image_shape: list[Size]
     precision: str
     devices_with_own_batches: int
-    callbacks: set[str]
+    callbacks: list[str]
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,14 @@ class Recorded:
     loader: EpochLoader
     classes: tuple[str, ...]
 
-    def batches(self, steps: int) -> Selection:
-        """Returns the mini-batches of the next `steps` SGD steps."""
+    def window(self, steps: int) -> Window:
+        """Returns the next `steps` SGD steps."""
         chosen: list[Tensor] = []
         each = self.result.steps_per_epoch
         for epoch in range(self.step // each, -(-(self.step + steps) // each)):
             self.loader.set_epoch(epoch)
             chosen += self.loader.order().split(self.loader.batch_size)[:each]
-        return Selection(self.loader.images, self.loader.labels, chosen[:steps])
+        return Window(cross_entropy, self.loader.images, self.loader.labels, chosen[:steps], self.result.lr)
 
     def differing_step(self, losses: Sequence[float]) -> int | None:
         """Finds where a replay first leaves the run: the last step of the first block whose recorded mean loss is another.
@@ -87,9 +85,7 @@ class Recorded:
                     return end
                 start = end
         finite = sum(map(math.isfinite, losses))
-        if diverged and self.step + finite + 1 != diverged.step:
-            return diverged.step
-        return None
+        return diverged.step if diverged and self.step + finite + 1 != diverged.step else None
 
 
 def cross_entropy(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -135,30 +131,26 @@ def _read_result(folder: Path, name: str) -> Result:
     return result
 
 
-def _read_settings(result: Result, name: str) -> Settings:
+def _read_settings(result: Result, name: str) -> Replayable:
     try:
-        settings = msgspec.convert(result.hyperparameters, Settings)
+        settings = msgspec.convert(result.hyperparameters, Replayable)
     except msgspec.ValidationError as error:
         raise ValueError(f"{name}: result.json is not that of a run ({error}); train the run again.") from None
     if settings.dataset not in REGISTRY:
         raise ValueError(f"{name} was trained on a folder of your own; explain replays runs of {', '.join(REGISTRY)} only.")
-    settings.callbacks -= {f"{StopCollapsed.__module__}.{StopCollapsed.__qualname__}"}  # which changes no step
+    settings.callbacks = [each for each in settings.callbacks if not each.startswith("lit_mnist.")]  # ours change no step
     for key, value in PLAIN.items():
         if (other := getattr(settings, key)) != value:
-            shown = one_line(", ".join(sorted(other)) if isinstance(other, set) else str(other))
+            shown = one_line(", ".join(other) if isinstance(other, list) else str(other))
             raise ValueError(f"{name} was trained with {key} {shown}, which explain cannot replay.")
     return settings
 
 
-def _load_data(result: Result, settings: Settings, path: Path | None, name: str) -> MNISTDataModule:
+def _load_data(result: Result, settings: Replayable, path: Path | None, name: str) -> MNISTDataModule:
     root = mapping_in(read_checkpoint(path), "MNISTDataModule").get("root") if path else None
+    sizes = {"train_size": settings.train_size, "val_size": settings.val_size}
     data = MNISTDataModule(
-        result.batch_size,
-        settings.dataset,
-        root if isinstance(root, str) else None,
-        train_size=settings.train_size,
-        val_size=settings.val_size,
-        seed=result.seed,
+        result.batch_size, settings.dataset, root if isinstance(root, str) else None, seed=result.seed, **sizes
     )
     data.setup()
     if data.data.sha256 != result.data_sha256:
@@ -168,7 +160,7 @@ def _load_data(result: Result, settings: Settings, path: Path | None, name: str)
     return data
 
 
-def _initial_network(result: Result, settings: Settings, name: str) -> MLP:
+def _initial_network(result: Result, settings: Replayable, name: str) -> MLP:
     """Makes the initial weights again from the seed."""
     widths = [prod(settings.image_shape), *settings.hidden, result.classes]
     if sum(inputs * outputs for inputs, outputs in pairwise(widths)) > MOST_WEIGHTS:
@@ -182,7 +174,8 @@ def _saved_network(result: Result, path: Path) -> tuple[MLP, int]:
     checkpoint = read_checkpoint(path)
     experiment = mapping_in(checkpoint, "callbacks", "Recorder", "experiment")
     ours = result.hyperparameters | {"seed": result.seed, "data_sha256": result.data_sha256}
-    if not experiment or any(ours.get(key) != value for key, value in experiment.items() if key not in LIMITS):
+    limits = {"max_epochs", "max_steps"}  # which a run that was resumed may have raised
+    if not experiment or any(ours.get(key) != experiment[key] for key in experiment.keys() - limits):
         raise ValueError(f"{name} is of another run than the result beside it; train the run again.")
     step = int(path.stem.removeprefix("step="))
     if checkpoint.get("global_step") != step or (result.failed and step % result.steps_per_epoch):

@@ -5,27 +5,27 @@ from collections.abc import Sequence
 from statistics import median
 
 from lit_mnist.insight.branches import BranchTest, Effect
-from lit_mnist.insight.failure import Failure, Rerun
+from lit_mnist.insight.failure import Failure, Rerun, Reruns
 from lit_mnist.record.result import RISEN, Result
 
 STANDS_OUT = 3  # times the usual gradient norm
 BLAMED = 0.25  # of the summed gradient norms of a mini-batch
 
 
-def failure_sentences(failure: Failure, first_step: int, classes: Sequence[str]) -> list[str]:
+def failure_sentences(failure: Failure, reruns: Reruns, first_step: int, classes: Sequence[str]) -> list[str]:
     """Collects what may be said about a failure.
 
     Args:
-        failure: The failure.
+        failure, reruns: What was measured.
         first_step: SGD steps of the run before the replayed window.
         classes: Names of the classes, by label.
     """
     said = (
         what_happened(failure, first_step),
         what_showed(failure, first_step),
-        which_image(failure, first_step, classes),
-        when_decided(failure),
-        what_prevents(failure),
+        which_image(failure, reruns, first_step, classes),
+        when_decided(reruns),
+        what_prevents(failure, reruns),
     )
     return [sentence for sentence in said if sentence]
 
@@ -68,55 +68,53 @@ def what_showed(failure: Failure, first_step: int) -> str | None:
     )
 
 
-def which_image(failure: Failure, first_step: int, classes: Sequence[str]) -> str | None:
+def which_image(failure: Failure, reruns: Reruns, first_step: int, classes: Sequence[str]) -> str | None:
     """Says if an image is to blame for the most harmful step; None for mini-batches of one image."""
     tipping = failure.tipping
-    place, count = tipping.largest_image, len(tipping.labels)
+    place, count = int(tipping.image_shares.argmax()), len(tipping.labels)
     if count == 1:
         return None
     label, taken = (classes[int(each[place])] for each in (tipping.labels, tipping.predictions))
     kind = f"class {label}, taken for {taken}" if label != taken else f"class {label}, recognised"
     share = f"{tipping.image_shares[place]:.0%} of the summed gradient norms".replace("%", " %")
     stood = "One image stood out" if tipping.image_shares[place] >= BLAMED else "No image stood out"
-    prevents, control = (rerun.failed == 0 for rerun in failure.without)
     verdict = {
-        (True, False): "without that image the run does not fail, and without the one of the smallest gradient it does",
-        (True, True): "without that image the run does not fail, but neither does it without the one of the smallest gradient",
-        (False, False): "the run fails without that image too, as it does without the one of the smallest gradient",
-        (False, True): "the run fails without that image too, but not without the one of the smallest gradient",
-    }
+        (0, 1): "without that image the run does not fail, and without the one of the smallest gradient it does",
+        (0, 0): "without that image the run does not fail, but neither does it without the one of the smallest gradient",
+        (1, 1): "the run fails without that image too, as it does without the one of the smallest gradient",
+        (1, 0): "the run fails without that image too, but not without the one of the smallest gradient",
+    }[reruns.without_largest.failed, reruns.without_smallest.failed]
     return (
         f"{stood} among the {count} of step {first_step + tipping.index + 1:,}: the one with the largest gradient ({kind}) had "
-        f"{share}; {verdict[prevents, control]}."
+        f"{share}; {verdict}."
     )
 
 
-def when_decided(failure: Failure) -> str:
+def when_decided(reruns: Reruns) -> str:
     """Says how long before the failure small moves of the weights still changed nothing."""
-    decided, first, longest = failure.decided, failure.twins[0], failure.twins[-1]
+    decided, first = reruns.decided, reruns.twins[0]
     if decided is None:
         return (
             f"With the weights moved by 1e-5 of their norm {_when(first)}, {first.failed} of {first.runs} reruns failed: "
             "the failure hung on rounding until the end."
         )
     fate = f"With the weights moved by 1e-5 of their norm {_when(decided)}, all {decided.runs} reruns failed"
-    if decided is longest:
+    if decided is reruns.twins[-1]:
         return f"{fate}: the failure did not hang on rounding from there on."
-    open_ = failure.twins[failure.twins.index(decided) + 1]
+    open_ = reruns.twins[reruns.twins.index(decided) + 1]
     return (
         f"{fate}, and {open_.failed} of {open_.runs} with the weights moved {_when(open_)}: "
         f"the failure ceased to hang on rounding about {_steps(decided.steps_before)} before it showed."
     )
 
 
-def what_prevents(failure: Failure) -> str:
+def what_prevents(failure: Failure, reruns: Reruns) -> str:
     """Says if a cap on the gradient norm, or double precision, would have changed the outcome."""
-    capped, double, decided = failure.capped, failure.double, failure.decided
-    cap = "fails all the same" if capped.failed else "does not fail"
-    precision = "fails too" if double.failed else "does not fail"
-    end = ", with a loss that becomes infinite or NaN" if double.not_finite else ""
-    doubt = "" if decided else "; but some reruns with moved weights did not fail from there either"
-    start = _when(capped).removeprefix("at ")
+    cap = "fails all the same" if reruns.capped.failed else "does not fail"
+    precision = "fails too" if reruns.double.failed else "does not fail"
+    end = ", with a loss that becomes infinite or NaN" if reruns.double.not_finite else ""
+    doubt = "" if reruns.decided else "; but some reruns with moved weights did not fail from there either"
+    start = _when(reruns.capped).removeprefix("at ")
     return (
         f"Rerun from {start}, with the gradient norm capped at {_number(failure.max_norm)} (twice its median), "
         f"training {cap}; rerun in float64, it {precision}{end}{doubt}."
