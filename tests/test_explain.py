@@ -17,8 +17,11 @@ from remains import result_of
 from victim import Moment, Victim
 
 from lit_mnist.cli.main import main
+from lit_mnist.insight.branches import BranchTest, Effect
 from lit_mnist.insight.explain import describe_replay
+from lit_mnist.insight.failure import Failure, Rerun, Reruns, find_failure, rerun_changed
 from lit_mnist.insight.recorded import Recorded, read_run
+from lit_mnist.insight.replay import Window
 from lit_mnist.insight.sentences import (
     branch_sentences,
     failure_sentences,
@@ -28,9 +31,6 @@ from lit_mnist.insight.sentences import (
     when_decided,
     which_image,
 )
-from lit_mnist.insight.branches import BranchTest, Effect
-from lit_mnist.insight.failure import Failure, Rerun, Reruns, find_failure, rerun_changed
-from lit_mnist.insight.replay import Window
 from lit_mnist.record.checkpoint import find_checkpoint
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.result import Place, calm_until, guessing, read_result
