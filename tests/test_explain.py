@@ -95,8 +95,8 @@ def failure(run: Recorded, window: Window, losses: list[float]) -> Failure:
 
 
 @pytest.fixture(scope="module")
-def reruns(run: Recorded, window: Window, failure: Failure) -> Reruns:
-    return rerun_changed(run.network, window, failure)
+def reruns(run: Recorded, failure: Failure) -> Reruns:
+    return rerun_changed(run.network, failure)
 
 
 def test_a_loss_is_calm_until_a_block_before_it_rose_for_good() -> None:
@@ -273,27 +273,27 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path, capsys: pytest.
 
 
 def test_sentences_say_what_became_of_the_loss(failure: Failure, reruns: Reruns, run: Recorded) -> None:
-    said = failure_sentences(failure, reruns, run.step, run.classes)
+    said = failure_sentences(failure, reruns, run.classes)
     assert all(each[0].isupper() and each.endswith(".") and "nan" not in each for each in said)
     step = f"step {run.step + failure.index + 1:,}"
     assert f"In the {len(failure.before)} steps before {step}, the mini-batch loss had a median of" in said[0]
     assert said[0].endswith("from then on it was at least 80 % of the loss of guessing (2.30), for 100 steps and more.")
-    ended = what_happened(replace(failure, not_finite=failure.index + 2), run.step)
+    ended = what_happened(replace(failure, not_finite=failure.index + 2))
     assert ended.endswith(f", and at step {run.step + failure.index + 3:,} it became infinite or NaN.")
     first = replace(failure, index=0, level=2.0)
-    assert what_happened(first, 0).startswith("From the first step on, the mini-batch loss was at least twice the loss of")
-    assert what_showed(first, 0) is None
+    assert what_happened(first).startswith("From the first step on, the mini-batch loss was at least twice the loss of")
+    assert what_showed(first) == ""
 
 
 def test_a_step_stands_out_if_its_gradient_was_three_times_as_long_as_usual(failure: Failure) -> None:
     def said(norm: float, change: float = 1.0) -> str:
-        tipping = replace(failure.tipping, gradient_norm=norm, change=change, curvature=4 / failure.lr)
+        tipping = replace(failure.tipping, gradient_norm=norm, change=change, curvature=4 / failure.window.lr)
         others = [replace(step, gradient_norm=1.0, change=0.0) for step in failure.before if step is not failure.tipping]
-        return str(what_showed(replace(failure, steps=sorted([*others, tipping], key=lambda step: step.index)), 0))
+        return str(what_showed(replace(failure, steps=sorted([*others, tipping], key=lambda step: step.index))))
 
     assert "No step stood out" in said(2.9)
     assert "9 times as long as usual, and lr x curvature / 2 along it was 2 (above 1, a step overshoots)" in said(9)
-    assert f"should have risen by {failure.lr * 81:.2g}; it rose by 1." in said(9)
+    assert f"should have risen by {failure.window.lr * 81:.2g}; it rose by 1." in said(9)
     assert said(9, math.nan).endswith("it became infinite or NaN.")
 
 
@@ -303,7 +303,7 @@ def test_an_image_is_to_blame_only_if_the_run_fails_with_it_and_not_without(fail
         shares[3] = share
         steps = [replace(step, image_shares=shares) for step in failure.steps]
         fates = replace(reruns, without_largest=Rerun(0, 1, without, 0), without_smallest=Rerun(0, 1, control, 0))
-        return str(which_image(replace(failure, steps=steps), fates, 0, "abcdefghij"))
+        return str(which_image(replace(failure, steps=steps), fates, "abcdefghij"))
 
     assert said(0.3, 0, 1).startswith("One image stood out among the 8 of step")
     assert said(0.2, 0, 1).startswith("No image stood out among the 8 of step")

@@ -15,6 +15,7 @@ from lit_mnist.insight.branches import BranchTest, Effect, branch_test
 from lit_mnist.insight.curvature import Hessian
 from lit_mnist.insight.failure import HORIZONS, TWINS, Failure, Rerun, Reruns, find_failure, rerun_changed
 from lit_mnist.insight.replay import Window, failure_index, moved
+from lit_mnist.insight.sentences import what_limits
 from lit_mnist.mlp import MLP
 
 CHANCE = math.log(10)
@@ -72,9 +73,9 @@ def failure(network: nn.Module, fatal: Window) -> Failure:
 
 
 @pytest.fixture(scope="module")
-def reruns(network: nn.Module, fatal: Window, failure: Failure) -> Reruns:
+def reruns(network: nn.Module, failure: Failure) -> Reruns:
     before = bits(network)
-    found = rerun_changed(network, fatal, failure)
+    found = rerun_changed(network, failure)
     assert bits(network) == before
     return found
 
@@ -159,7 +160,8 @@ def test_a_crawling_network_is_step_limited_and_a_racing_one_noise_limited(netwo
     crawling = branch_test(network, cross_entropy, *data, lr=0.01, batch_size=32, steps=60, orders=3)
     racing = branch_test(network, cross_entropy, *data, lr=0.4, batch_size=4, steps=120, orders=3)
     assert bits(network) == before
-    assert (crawling.verdict, racing.verdict) == ("step-limited", "noise-limited")
+    assert what_limits(crawling).startswith("Training is step-limited")
+    assert what_limits(racing).startswith("Training is noise-limited")
     effect = crawling.effects["lr x 2"]
     assert effect.low < effect.mean < effect.high < 1
     assert effect.mean == pytest.approx(math.prod(effect.ratios) ** (1 / 3))
@@ -170,19 +172,19 @@ def test_a_crawling_network_is_step_limited_and_a_racing_one_noise_limited(netwo
 def test_effects_that_intervals_do_not_separate_are_undecided() -> None:
     def verdict(**effects: tuple[float, float]) -> str:
         named = {name: Effect([], (low + high) / 2, low, high) for name, (low, high) in effects.items()}
-        return BranchTest(
-            200, {}, {"lr / 8": named["shorter"], "lr x 2": named["longer"], "batch x 8": named["quieter"]}
-        ).verdict
+        changed = {"lr / 8": named["shorter"], "lr x 2": named["longer"], "batch x 8": named["quieter"]}
+        return what_limits(BranchTest(200, {}, changed))
 
-    assert verdict(shorter=(0.5, 0.9), longer=(1.1, 1.2), quieter=(0.5, 0.9)) == "noise-limited"
-    assert verdict(shorter=(0.5, 1.1), longer=(1.1, 1.2), quieter=(0.5, 0.9)) == "undecided"
-    assert verdict(shorter=(1.1, 1.2), longer=(0.9, 1.1), quieter=(0.5, 0.9)) == "undecided"
-    assert verdict(shorter=(math.nan, math.nan), longer=(0.5, 0.9), quieter=(0.5, 0.9)) == "undecided"
+    undecided = "The test does not decide what limits training, the noise of its steps or their length."
+    assert verdict(shorter=(0.5, 0.9), longer=(1.1, 1.2), quieter=(0.5, 0.9)).startswith("Training is noise-limited")
+    assert verdict(shorter=(0.5, 1.1), longer=(1.1, 1.2), quieter=(0.5, 0.9)) == undecided
+    assert verdict(shorter=(1.1, 1.2), longer=(0.9, 1.1), quieter=(0.5, 0.9)) == undecided
+    assert verdict(shorter=(math.nan, math.nan), longer=(0.5, 0.9), quieter=(0.5, 0.9)) == undecided
 
 
 def test_a_branch_that_fails_leaves_the_question_open(network: nn.Module, data: Batch) -> None:
     test = branch_test(network, cross_entropy, *data, lr=1e30, batch_size=4, steps=5, orders=2)
-    assert test.verdict == "undecided"
+    assert what_limits(test).startswith("The test does not decide")
     assert math.isnan(test.effects["lr / 8"].mean)
     with pytest.raises(ValueError, match="needs 8192 training images, 8 mini-batches, not 4096"):
-        branch_test(network, cross_entropy, *data, lr=0.1, batch_size=1024)
+        branch_test(network, cross_entropy, *data, lr=0.1, batch_size=1024, steps=5)

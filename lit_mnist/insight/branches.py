@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -41,20 +40,6 @@ class BranchTest:
     steps: int
     losses: dict[str, list[float]]
     effects: dict[str, Effect]
-
-    @property
-    def verdict(self) -> Literal["noise-limited", "step-limited", "undecided"]:
-        """What holds training back, where the intervals exclude no effect.
-
-        noise-limited: shorter steps help, and so do steps of the same length with less noise. step-limited: shorter steps
-        harm, and longer ones help.
-        """
-        shorter, longer, quieter = (self.effects[name] for name in ("lr / 8", "lr x 2", "batch x 8"))
-        if shorter.high < 1 and quieter.high < 1:
-            return "noise-limited"
-        if shorter.low > 1 and longer.high < 1:
-            return "step-limited"
-        return "undecided"
 
 
 def branch_test(

@@ -31,22 +31,21 @@ def explain_run(folder: Path) -> tuple[list[str], str]:
     run, threads = read_run(folder), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _explain_failure(run, folder) if run.result.failed else _test_branches(run, folder)
+        return _explain_failure(run) if run.result.failed else _test_branches(run)
     finally:
         torch.set_num_threads(threads)
 
 
-def _explain_failure(run: Recorded, folder: Path) -> tuple[list[str], str]:
+def _explain_failure(run: Recorded) -> tuple[list[str], str]:
     window = run.window(_last_step(run) - run.step + JUDGED_AFTER)
     losses = window.train(copy.deepcopy(run.network))
     replay = describe_replay(run, losses)
     failure = find_failure(run.network, window, losses, guessing(run.result.classes))
     if failure is None:
         return [f"{replay} It does not fail within {len(losses):,} steps, so that there is nothing to explain here."], ""
-    reruns = rerun_changed(run.network, window, failure)
-    said = failure_sentences(failure, reruns, run.step, run.classes)
-    images, _ = window.batch(failure.tipping.index)
-    return [replay, *said], render_html(failure_page(run, failure, reruns, folder, said, replay, images), MAKER_OF_PAGE)
+    reruns = rerun_changed(run.network, failure)
+    said = failure_sentences(failure, reruns, run.classes)
+    return [replay, *said], render_html(failure_page(run, failure, reruns, said, replay), MAKER_OF_PAGE)
 
 
 def _last_step(run: Recorded) -> int:
@@ -71,9 +70,9 @@ def describe_replay(run: Recorded, losses: Sequence[float]) -> str:
     return f"Replayed {start}: the losses differ from the run's by step {differs:,}{why}, so that this is another run like it."
 
 
-def _test_branches(run: Recorded, folder: Path) -> tuple[list[str], str]:
+def _test_branches(run: Recorded) -> tuple[list[str], str]:
     result, loader = run.result, run.loader
     steps = max(1, min(BRANCH_STEPS, BRANCH_IMAGES // result.batch_size))
     test = branch_test(run.network, cross_entropy, loader.images, loader.labels, result.lr, result.batch_size, steps)
     said = branch_sentences(test, result)
-    return said, render_html(branch_page(run, test, folder, said), MAKER_OF_PAGE)
+    return said, render_html(branch_page(run, test, said), MAKER_OF_PAGE)

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from statistics import median
 from typing import NamedTuple
@@ -27,19 +27,24 @@ class Failure:
     """What a failure looks like.
 
     Attributes:
+        window: The SGD steps that fail.
+        chance: Loss of guessing, in nats.
         index: First step, 0-based in the window, from which on 100 losses and more are at least `level` times `chance`.
         level: 0.8, or 2 for a window whose first losses are above 0.8 times `chance` already, if they come to that.
-        lr, chance: Learning rate of the run, and the loss of guessing in nats.
         not_finite: First step, 0-based, whose loss is not finite; None if there is none.
         steps: The steps around it, measured.
     """
 
+    window: Window
+    chance: float
     index: int
     level: float
-    lr: float
-    chance: float
     not_finite: int | None
     steps: list[Step]
+
+    def name(self, step: int) -> str:
+        """Names a step of the window by its number in the run."""
+        return f"step {self.window.first + step:,}"
 
     @property
     def before(self) -> list[Step]:
@@ -114,23 +119,23 @@ def find_failure(network: nn.Module, window: Window, losses: Sequence[float], ch
     network = copy.deepcopy(network)
     window.train(network, 0, first)
     steps = window.measure(network, first, end)
-    return Failure(index, level, window.lr, chance, not_finite, steps) if steps else None
+    return Failure(window, chance, index, level, not_finite, steps) if steps else None
 
 
-def rerun_changed(network: nn.Module, window: Window, failure: Failure) -> Reruns:
+def rerun_changed(network: nn.Module, failure: Failure) -> Reruns:
     """Makes the steps around a failure again with changes; `network`, as it is before the first step, is left so."""
     starts, tipping = _starts(failure.index), failure.tipping
-    states = _states(network, window, {*starts, tipping.index})
+    states = _states(network, failure.window, {*starts, tipping.index})
     generator = torch.Generator().manual_seed(0)
-    twins = [_rerun(failure, window, start, [moved(states[start], 1e-5, generator) for _ in range(TWINS)]) for start in starts]
-    decided = failure.index - (_decided(twins) or twins[0]).steps_before
-    places = tipping.image_shares.argmax(), tipping.image_shares.argmin()
-    windows = (window.without(tipping.index, int(place)) for place in places)
+    twins = [_rerun(failure, start, [moved(states[start], 1e-5, generator) for _ in range(TWINS)]) for start in starts]
+    start = failure.index - (_decided(twins) or twins[0]).steps_before
+    images = tipping.image_shares.argmax(), tipping.image_shares.argmin()
+    changed = (replace(failure, window=failure.window.without(tipping.index, int(image))) for image in images)
     return Reruns(
         twins,
-        _rerun(failure, window, decided, [states[decided]], failure.max_norm),
-        _rerun(failure, window, decided, [copy.deepcopy(states[decided]).double()]),
-        *(_rerun(failure, each, tipping.index, [states[tipping.index]]) for each in windows),
+        _rerun(failure, start, [states[start]], failure.max_norm),
+        _rerun(failure, start, [copy.deepcopy(states[start]).double()]),
+        *(_rerun(each, tipping.index, [states[tipping.index]]) for each in changed),
     )
 
 
@@ -148,10 +153,10 @@ def _states(network: nn.Module, window: Window, steps: set[int]) -> dict[int, nn
     return states
 
 
-def _rerun(failure: Failure, window: Window, start: int, networks: Sequence[nn.Module], max_norm: float = math.inf) -> Rerun:
+def _rerun(failure: Failure, start: int, networks: Sequence[nn.Module], max_norm: float = math.inf) -> Rerun:
     """Trains copies of networks from step `start` to beyond the failure."""
     end = failure.index + JUDGED_AFTER
-    outcomes = [window.train(copy.deepcopy(network), start, end, max_norm) for network in networks]
+    outcomes = [failure.window.train(copy.deepcopy(network), start, end, max_norm) for network in networks]
     ends = [median(math.inf if math.isnan(loss) else loss for loss in outcome[-JUDGED_BY:]) for outcome in outcomes]
     failed = sum(end >= RISEN * failure.chance for end in ends)
     return Rerun(failure.index - start, len(outcomes), failed, sum(math.isnan(outcome[-1]) for outcome in outcomes))

@@ -158,7 +158,7 @@ def _own_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 def _choose_images(loader: Any, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Looks up `count` random examples of the loader's data set: (images, labels), (n, ...) each."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise ValueError("Instruments needs one training loader, with a data set that has a length and is looked up by index.")
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count]

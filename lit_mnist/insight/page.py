@@ -2,13 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
-from torch import Tensor
 
 from lit_mnist.insight.branches import BranchTest
 from lit_mnist.insight.failure import Failure, Rerun, Reruns
@@ -30,28 +27,17 @@ ABOUT_RERUNS = (
 )
 
 
-def failure_page(
-    run: Recorded, failure: Failure, reruns: Reruns, folder: Path, said: Sequence[str], replay: str, images: Tensor
-) -> Page:
-    """Composes the page of a failed run.
-
-    Args:
-        run, failure, reruns: The run, and what was found.
-        folder: The run folder.
-        said: The sentences.
-        replay: A sentence on the replay.
-        images: (B, 1, height, width), those of the tipping mini-batch.
-    """
-    first, reason = run.step + 1, run.result.reason
+def failure_page(run: Recorded, failure: Failure, reruns: Reruns, said: Sequence[str], replay: str) -> Page:
+    """Composes the page of a failed run: what was found, said in sentences, and a sentence on the replay."""
     steps = Figures(
-        [*_step_panels(failure, first), _draw_twins(reruns.twins)],
-        f"Each step by its number in the run; the vertical line is step {first + failure.index:,}, from which on the loss "
-        "stays high. Curvature is that of the mini-batch's loss along its own gradient; above 1, a step overshoots to second "
-        "order. Units are counted on 1,000 training images.",
+        [*_step_panels(failure), _draw_twins(reruns.twins)],
+        f"Each step by its number in the run; the vertical line is {failure.name(failure.index)}, from which on the loss stays "
+        "high. Curvature is that of the mini-batch's loss along its own gradient; above 1, a step overshoots to second order. "
+        "Units are counted on 1,000 training images.",
     )
     largest = Figures(
-        [_draw_images(failure.tipping, images, run.classes)],
-        f"The images of step {first + failure.tipping.index:,}, the most harmful one up to the failure, with the largest "
+        [_draw_images(failure, run.classes)],
+        f"The images of {failure.name(failure.tipping.index)}, the most harmful one up to the failure, with the largest "
         "gradients: class, prediction before the step, share of the summed gradient norms of the mini-batch.",
     )
     sections = [
@@ -59,11 +45,11 @@ def failure_page(
         Section("images", "The images", [largest]),
         Section("reruns", "Reruns with changes", [_tabulate(reruns, failure.max_norm)]),
     ]
-    subtitle = f"{reason[:1].upper()}{reason[1:].rstrip('.')}. {replay}"
-    return _compose(run, folder, "Why {}, failed", subtitle, said, sections)
+    reason = run.result.reason.rstrip(".")
+    return _compose(run, "Why {}, failed", f"{reason[:1].upper()}{reason[1:]}. {replay}", said, sections)
 
 
-def branch_page(run: Recorded, test: BranchTest, folder: Path, said: Sequence[str]) -> Page:
+def branch_page(run: Recorded, test: BranchTest, said: Sequence[str]) -> Page:
     """Composes the page of a run that did not fail."""
     figures = Figures(
         [_draw_branches(test)],
@@ -73,14 +59,14 @@ def branch_page(run: Recorded, test: BranchTest, folder: Path, said: Sequence[st
     rows = [(name, *(f"{loss:.4g}" for loss in losses)) for name, losses in test.losses.items()]
     head = ["Branch", *(f"Order {number}" for number in range(1, len(rows[0])))]
     sections = [Section("branches", "The branches", [figures, Table(head, rows, note="Training loss in nats.")])]
-    return _compose(run, folder, "What limits {}", "Tested from its last checkpoint on.", said, sections)
+    return _compose(run, "What limits {}", "Tested from its last checkpoint on.", said, sections)
 
 
-def _compose(run: Recorded, folder: Path, title: str, subtitle: str, said: Sequence[str], sections: list[Section]) -> Page:
+def _compose(run: Recorded, title: str, subtitle: str, said: Sequence[str], sections: list[Section]) -> Page:
     result = run.result
     return Page(
         title.format(f"{one_line(result.name)}, seed {result.seed}"),
-        f"Learning rate {result.lr:g}, batch size {result.batch_size}; {one_line(str(folder))}. {subtitle}",
+        f"Learning rate {result.lr:g}, batch size {result.batch_size}; {one_line(str(run.folder))}. {subtitle}",
         [Bullets(said)],
         [*sections, Section("again", "The run again", [Lines([result.command])], folded=True)],
     )
@@ -98,20 +84,19 @@ def _tabulate(reruns: Reruns, max_norm: float) -> Table:
     return Table(head, [(name, *map(str, rerun)) for name, rerun in rows], note=ABOUT_RERUNS)
 
 
-def _step_panels(failure: Failure, first: int) -> list[Drawing]:
-    """Draws the measured steps; `first` is the run's number of the window's first step."""
+def _step_panels(failure: Failure) -> list[Drawing]:
     starts = {name: norm or 1.0 for name, norm in failure.steps[0].weight_norms.items()}
-    draw = partial(_draw_steps, failure, first)
+    draw, half_lr = partial(_draw_steps, failure), failure.window.lr / 2
     return [
         draw("loss", "Mini-batch loss (nats)", lambda step: [step.loss], failure.chance, "guessing"),
         draw("gradient", "Gradient norm", lambda step: [step.gradient_norm], failure.max_norm, "cap of the rerun"),
         draw(
             "curvature",
             "Learning rate x curvature / 2 along the step",
-            lambda step: [failure.lr * step.curvature / 2],
-            level=1,
-            scale="symlog",
-            linthresh=1,
+            lambda step: [half_lr * step.curvature],
+            1,
+            "",
+            "symlog",
         ),
         draw("units", "Active units (%)", lambda step: [100 * layer.active for layer in step.units], scale="linear"),
         draw(
@@ -124,21 +109,20 @@ def _step_panels(failure: Failure, first: int) -> list[Drawing]:
 
 def _draw_steps(
     failure: Failure,
-    first: int,
     name: str,
     title: str,
     values_of: Callable[[Step], list[float]],
     level: float | None = None,
     label: str = "",
     scale: str = "log",
-    **options: Any,
 ) -> Drawing:
     """Draws one value of each step and a level to compare it with, or the values of each layer."""
-    numbers, lowest = [first + step.index for step in failure.steps], 1e-6 if scale == "log" else -DRAWABLE
+    numbers = [failure.window.first + step.index for step in failure.steps]
+    lowest = 1e-6 if scale == "log" else -DRAWABLE
     with canvas(*PANEL) as figure:
         axes = _add_axes(figure, title, "SGD step")
-        axes.set_yscale(scale, **options)
-        axes.axvline(first + failure.index, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.set_yscale(scale, **({"linthresh": 1} if scale == "symlog" else {}))
+        axes.axvline(failure.window.first + failure.index, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         for layer, values in enumerate(zip(*map(values_of, failure.steps), strict=True)):
             drawn = [min(max(value, lowest), DRAWABLE) for value in values]
             axes.plot(numbers, drawn, color=COLOURS[layer % len(COLOURS)], linewidth=1.2, label=f"layer {layer + 1}")
@@ -172,8 +156,9 @@ def _add_axes(figure: Figure, title: str, xlabel: str) -> Axes:
     return axes
 
 
-def _draw_images(step: Step, images: Tensor, classes: Sequence[str]) -> Drawing:
-    """Draws the images with the largest gradients of a step's mini-batch, (B, 1, height, width)."""
+def _draw_images(failure: Failure, classes: Sequence[str]) -> Drawing:
+    """Draws the images with the largest gradients of the tipping mini-batch."""
+    step, (images, _) = failure.tipping, failure.window.batch(failure.tipping.index)
     shown = step.image_shares.argsort(descending=True)[:IMAGES].tolist()
     rows = -(-len(shown) // COLUMNS)
     with canvas(4.4, 1.75 * rows) as figure:

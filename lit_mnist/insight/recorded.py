@@ -47,6 +47,7 @@ class Recorded:
     """A run that can be replayed.
 
     Attributes:
+        folder: The run folder.
         result: Of the run.
         network: In float32 on the CPU, as it was after the first `step` SGD steps.
         step: SGD steps before the replay, whole epochs.
@@ -54,6 +55,7 @@ class Recorded:
         classes: Names of the classes, by label.
     """
 
+    folder: Path
     result: Result
     network: MLP
     step: int
@@ -67,7 +69,8 @@ class Recorded:
         for epoch in range(self.step // each, -(-(self.step + steps) // each)):
             self.loader.set_epoch(epoch)
             chosen += self.loader.order().split(self.loader.batch_size)[:each]
-        return Window(cross_entropy, self.loader.images, self.loader.labels, chosen[:steps], self.result.lr)
+        loader = self.loader
+        return Window(cross_entropy, loader.images, loader.labels, chosen[:steps], self.result.lr, self.step + 1)
 
     def differing_step(self, losses: Sequence[float]) -> int | None:
         """Finds where a replay first leaves the run: the last step of the first block whose recorded mean loss is another.
@@ -111,7 +114,7 @@ def read_run(folder: Path) -> Recorded:
     network, step = _saved_network(result, path) if path else (_initial_network(result, settings, name), 0)
     if network.image_shape != data.data.image_shape or network.classes != len(data.data.classes):
         raise ValueError(f"{name}: its network is for other images than those of {settings.dataset}; it was altered.")
-    return Recorded(result, network, step, data.train_dataloader(), data.data.classes)
+    return Recorded(folder, result, network, step, data.train_dataloader(), data.data.classes)
 
 
 def _read_result(folder: Path, name: str) -> Result:
@@ -148,7 +151,7 @@ def _read_settings(result: Result, name: str) -> Replayable:
 
 def _load_data(result: Result, settings: Replayable, path: Path | None, name: str) -> MNISTDataModule:
     root = mapping_in(read_checkpoint(path), "MNISTDataModule").get("root") if path else None
-    sizes = {"train_size": settings.train_size, "val_size": settings.val_size}
+    sizes: dict[str, Any] = {"train_size": settings.train_size, "val_size": settings.val_size}
     data = MNISTDataModule(
         result.batch_size, settings.dataset, root if isinstance(root, str) else None, seed=result.seed, **sizes
     )

@@ -54,6 +54,7 @@ class Window:
         images, labels: What the mini-batches are chosen from, (N, ...) each, on the CPU.
         chosen: Indices (B,) of the mini-batch of each step.
         lr: Learning rate.
+        first: Number in the run, 1-based, of its first step.
     """
 
     loss: Loss
@@ -61,6 +62,7 @@ class Window:
     labels: Tensor
     chosen: Sequence[Tensor]
     lr: float
+    first: int = 1
 
     def batch(self, step: int) -> Batch:
         """Gathers the mini-batch of a step."""
