@@ -17,8 +17,7 @@ from lit_mnist.record.result import RISEN
 HORIZONS = (1, 2, 5, 10, 20, 50, 100)  # steps before a failure at which twins set out
 TWINS = 5  # at each horizon
 SHOWN_AFTER = 20  # steps that are measured beyond the failure
-JUDGED_AFTER = 200  # steps that a rerun gets beyond the failure, for it may fail later or recover
-JUDGED_BY = 100  # losses at the end of a rerun
+JUDGED_AFTER = 200  # steps that a rerun gets beyond the failure, for it may fail later or recover; the last half decides
 LEVELS = (RISEN, 2.0)  # of the loss of guessing, tried in turn: training begins at 1, and may fail before it has left that
 
 
@@ -157,7 +156,7 @@ def _rerun(failure: Failure, start: int, networks: Sequence[nn.Module], max_norm
     """Trains copies of networks from step `start` to beyond the failure."""
     end = failure.index + JUDGED_AFTER
     outcomes = [failure.window.train(copy.deepcopy(network), start, end, max_norm) for network in networks]
-    ends = [median(math.inf if math.isnan(loss) else loss for loss in outcome[-JUDGED_BY:]) for outcome in outcomes]
+    ends = [median(math.inf if math.isnan(loss) else loss for loss in outcome[-JUDGED_AFTER // 2 :]) for outcome in outcomes]
     failed = sum(end >= RISEN * failure.chance for end in ends)
     return Rerun(failure.index - start, len(outcomes), failed, sum(math.isnan(outcome[-1]) for outcome in outcomes))
 

@@ -47,8 +47,7 @@ class Recorded:
     """A run that can be replayed.
 
     Attributes:
-        folder: The run folder.
-        result: Of the run.
+        folder, result: The run folder, and the result in it.
         network: In float32 on the CPU, as it was after the first `step` SGD steps.
         step: SGD steps before the replay, whole epochs.
         loader: Hands out its training images in the order of each epoch.
@@ -65,21 +64,17 @@ class Recorded:
     def window(self, steps: int) -> Window:
         """Returns the next `steps` SGD steps."""
         chosen: list[Tensor] = []
-        each = self.result.steps_per_epoch
+        loader, each = self.loader, self.result.steps_per_epoch
         for epoch in range(self.step // each, -(-(self.step + steps) // each)):
-            self.loader.set_epoch(epoch)
-            chosen += self.loader.order().split(self.loader.batch_size)[:each]
-        loader = self.loader
+            loader.set_epoch(epoch)
+            chosen += loader.order().split(loader.batch_size)[:each]
         return Window(cross_entropy, loader.images, loader.labels, chosen[:steps], self.result.lr, self.step + 1)
 
     def differing_step(self, losses: Sequence[float]) -> int | None:
-        """Finds where a replay first leaves the run: the last step of the first block whose recorded mean loss is another.
-
-        Args:
-            losses: Of the replayed mini-batches, float32; nan from the first that is not finite on.
+        """Finds the step by which replayed losses, as `Window.train` returns them, differ from those of the run.
 
         Returns:
-            None if all blocks, and the step at which the loss diverged, are those of the run.
+            The last step of the first block whose mean loss is another, or the step at which the run diverged; or None.
         """
         start, diverged = self.step, self.result.diverged
         for end, mean in self.result.train_loss_by_block:
@@ -110,11 +105,14 @@ def read_run(folder: Path) -> Recorded:
     if path is None and calm >= result.steps_per_epoch:
         when = "from before its loss rose" if result.failed else "of its own"
         raise ValueError(f"{name} has no checkpoint {when}; train the run again, which keeps one.")
-    data = _load_data(result, settings, path, name)
-    network, step = _saved_network(result, path) if path else (_initial_network(result, settings, name), 0)
+    checkpoint = read_checkpoint(path) if path else {}
+    data = _load_data(result, settings, mapping_in(checkpoint, "MNISTDataModule").get("root"), name)
+    if path:
+        _check_same_run(result, checkpoint, path)
+    network = load_network(path).mlp if path else _initial_network(result, settings, name)
     if network.image_shape != data.data.image_shape or network.classes != len(data.data.classes):
         raise ValueError(f"{name}: its network is for other images than those of {settings.dataset}; it was altered.")
-    return Recorded(folder, result, network, step, data.train_dataloader(), data.data.classes)
+    return Recorded(folder, result, network, checkpoint.get("global_step", 0), data.train_dataloader(), data.data.classes)
 
 
 def _read_result(folder: Path, name: str) -> Result:
@@ -142,19 +140,16 @@ def _read_settings(result: Result, name: str) -> Replayable:
     if settings.dataset not in REGISTRY:
         raise ValueError(f"{name} was trained on a folder of your own; explain replays runs of {', '.join(REGISTRY)} only.")
     settings.callbacks = [each for each in settings.callbacks if not each.startswith("lit_mnist.")]  # ours change no step
-    for key, value in PLAIN.items():
-        if (other := getattr(settings, key)) != value:
-            shown = one_line(", ".join(other) if isinstance(other, list) else str(other))
+    for key, plain in PLAIN.items():
+        if (value := getattr(settings, key)) != plain:
+            shown = one_line(", ".join(value) if key == "callbacks" else str(value))
             raise ValueError(f"{name} was trained with {key} {shown}, which explain cannot replay.")
     return settings
 
 
-def _load_data(result: Result, settings: Replayable, path: Path | None, name: str) -> MNISTDataModule:
-    root = mapping_in(read_checkpoint(path), "MNISTDataModule").get("root") if path else None
-    sizes: dict[str, Any] = {"train_size": settings.train_size, "val_size": settings.val_size}
-    data = MNISTDataModule(
-        result.batch_size, settings.dataset, root if isinstance(root, str) else None, seed=result.seed, **sizes
-    )
+def _load_data(result: Result, settings: Replayable, root: Any, name: str) -> MNISTDataModule:
+    sizes, root = (settings.train_size, settings.val_size), root if isinstance(root, str) else None
+    data = MNISTDataModule(result.batch_size, settings.dataset, root, False, *sizes, seed=result.seed)
     data.setup()
     if data.data.sha256 != result.data_sha256:
         raise ValueError(f"{name} was trained on other files than those of {settings.dataset} here.")
@@ -163,24 +158,20 @@ def _load_data(result: Result, settings: Replayable, path: Path | None, name: st
     return data
 
 
+def _check_same_run(result: Result, checkpoint: dict[str, Any], path: Path) -> None:
+    name, step = one_line(str(path)), int(path.stem.removeprefix("step="))
+    experiment = mapping_in(checkpoint, "callbacks", "Recorder", "experiment")
+    ours = result.hyperparameters | {"seed": result.seed, "data_sha256": result.data_sha256}
+    limits = {"max_epochs", "max_steps"}  # which a run that was resumed may have raised
+    if not experiment or any(ours.get(key) != experiment[key] for key in experiment.keys() - limits):
+        raise ValueError(f"{name} is of another run than the result beside it; train the run again.")
+    if checkpoint.get("global_step") != step or (result.failed and step % result.steps_per_epoch):
+        raise ValueError(f"{name} was not saved by fit at the end of an epoch after {step} steps; it was altered.")
+
+
 def _initial_network(result: Result, settings: Replayable, name: str) -> MLP:
     """Makes the initial weights again from the seed."""
     widths = [prod(settings.image_shape), *settings.hidden, result.classes]
     if sum(inputs * outputs for inputs, outputs in pairwise(widths)) > MOST_WEIGHTS:
         raise ValueError(f"{name}: its network is too large to be explained; take one of at most {MOST_WEIGHTS:,} weights.")
     return LitMLP(result.lr, settings.hidden, settings.image_shape, result.classes, result.seed).mlp
-
-
-def _saved_network(result: Result, path: Path) -> tuple[MLP, int]:
-    """Loads a checkpoint of the same run: the network, and the SGD steps that it has made."""
-    name = one_line(str(path))
-    checkpoint = read_checkpoint(path)
-    experiment = mapping_in(checkpoint, "callbacks", "Recorder", "experiment")
-    ours = result.hyperparameters | {"seed": result.seed, "data_sha256": result.data_sha256}
-    limits = {"max_epochs", "max_steps"}  # which a run that was resumed may have raised
-    if not experiment or any(ours.get(key) != experiment[key] for key in experiment.keys() - limits):
-        raise ValueError(f"{name} is of another run than the result beside it; train the run again.")
-    step = int(path.stem.removeprefix("step="))
-    if checkpoint.get("global_step") != step or (result.failed and step % result.steps_per_epoch):
-        raise ValueError(f"{name} was not saved by fit at the end of an epoch after {step} steps; it was altered.")
-    return load_network(path).mlp, step
