@@ -17,7 +17,7 @@ from remains import result_of
 from victim import Moment, Victim
 
 from lit_mnist.cli.main import main
-from lit_mnist.insight.branches import BranchTest, Effect
+from lit_mnist.insight.branches import Branch
 from lit_mnist.insight.explain import describe_replay
 from lit_mnist.insight.failure import Failure, Rerun, Reruns, find_failure, rerun_changed
 from lit_mnist.insight.recorded import Recorded, read_run
@@ -335,11 +335,11 @@ def test_what_limits_a_run_is_said_where_the_intervals_say_it(trained: Path) -> 
     assert result is not None
 
     def said(shorter: float, longer: float, quieter: float) -> list[str]:
-        effects = {
-            name: Effect([mean] * 5, mean, mean - 0.1, mean + 0.1)
+        branches = {
+            name: Branch([mean] * 5, [mean] * 5, mean, mean - 0.1, mean + 0.1)
             for name, mean in (("lr / 8", shorter), ("lr x 2", longer), ("batch x 8", quieter))
         }
-        return branch_sentences(BranchTest(200, {"unchanged": [1.0] * 5}, effects), result)
+        return branch_sentences(branches, 200, result)
 
     assert said(0.5, 1.5, 0.5)[-1].startswith("Training is noise-limited")
     assert said(1.5, 0.5, 1.0)[-1].startswith("Training is step-limited")

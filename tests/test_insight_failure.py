@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_mnist.datasets.files import load
 from lit_mnist.datasets.loaders import Batch
-from lit_mnist.insight.branches import BranchTest, Effect, branch_test
+from lit_mnist.insight.branches import Branch, branch_test
 from lit_mnist.insight.curvature import Hessian
 from lit_mnist.insight.failure import HORIZONS, TWINS, Failure, Rerun, Reruns, find_failure, rerun_changed
 from lit_mnist.insight.replay import Window, failure_index, moved
@@ -162,18 +162,17 @@ def test_a_crawling_network_is_step_limited_and_a_racing_one_noise_limited(netwo
     assert bits(network) == before
     assert what_limits(crawling).startswith("Training is step-limited")
     assert what_limits(racing).startswith("Training is noise-limited")
-    effect = crawling.effects["lr x 2"]
+    effect = crawling["lr x 2"]
     assert effect.low < effect.mean < effect.high < 1
     assert effect.mean == pytest.approx(math.prod(effect.ratios) ** (1 / 3))
-    pairs = zip(crawling.losses["lr x 2"], crawling.losses["unchanged"], strict=True)
+    pairs = zip(effect.losses, crawling["unchanged"].losses, strict=True)
     assert effect.ratios == pytest.approx([changed / unchanged for changed, unchanged in pairs])
 
 
 def test_effects_that_intervals_do_not_separate_are_undecided() -> None:
     def verdict(**effects: tuple[float, float]) -> str:
-        named = {name: Effect([], (low + high) / 2, low, high) for name, (low, high) in effects.items()}
-        changed = {"lr / 8": named["shorter"], "lr x 2": named["longer"], "batch x 8": named["quieter"]}
-        return what_limits(BranchTest(200, {}, changed))
+        named = {name: Branch([], [], (low + high) / 2, low, high) for name, (low, high) in effects.items()}
+        return what_limits({"lr / 8": named["shorter"], "lr x 2": named["longer"], "batch x 8": named["quieter"]})
 
     undecided = "The test does not decide what limits training, the noise of its steps or their length."
     assert verdict(shorter=(0.5, 0.9), longer=(1.1, 1.2), quieter=(0.5, 0.9)).startswith("Training is noise-limited")
@@ -185,6 +184,6 @@ def test_effects_that_intervals_do_not_separate_are_undecided() -> None:
 def test_a_branch_that_fails_leaves_the_question_open(network: nn.Module, data: Batch) -> None:
     test = branch_test(network, cross_entropy, *data, lr=1e30, batch_size=4, steps=5, orders=2)
     assert what_limits(test).startswith("The test does not decide")
-    assert math.isnan(test.effects["lr / 8"].mean)
+    assert math.isnan(test["lr / 8"].mean)
     with pytest.raises(ValueError, match="needs 8192 training images, 8 mini-batches, not 4096"):
         branch_test(network, cross_entropy, *data, lr=0.1, batch_size=1024, steps=5)

@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,35 +16,26 @@ from lit_mnist.insight.replay import Window
 BRANCHES = {"unchanged": (1.0, 1), "lr / 8": (1 / 8, 1), "lr x 2": (2.0, 1), "batch x 8": (1.0, 8)}  # factors of lr, batch size
 
 
-@dataclass(frozen=True)
-class Effect:
-    """What a change does: loss after the changed steps / loss after the unchanged ones, a ratio for each order of the images.
+class Branch(NamedTuple):
+    """What became of the loss over the training images in one branch, for each order of the images.
 
-    Their geometric mean has a 95 % interval by Student's t of the logarithms; all three are nan if a branch failed.
+    Attributes:
+        losses: After the branch's steps; infinite where it failed.
+        ratios: The same as a multiple of the loss after unchanged steps.
+        mean, low, high: Geometric mean of the ratios, with its 95 % interval by Student's t; nan if a branch failed.
     """
 
+    losses: list[float]
     ratios: list[float]
     mean: float
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class BranchTest:
-    """Loss over the training images after the SGD steps of each branch, for each order; infinite where a branch failed.
-
-    Each changed branch has an effect against the unchanged one.
-    """
-
-    steps: int
-    losses: dict[str, list[float]]
-    effects: dict[str, Effect]
-
-
 def branch_test(
     network: nn.Module, loss: Loss, images: Tensor, labels: Tensor, lr: float, batch_size: int, steps: int, orders: int = 5
-) -> BranchTest:
-    """Trains copies of a network on the same images in the same orders, unchanged and with lr or batch size changed.
+) -> dict[str, Branch]:
+    """Trains copies of a network on the same images in the same orders, in each of `BRANCHES`.
 
     Args:
         network: The network; it is left as it is.
@@ -71,8 +61,7 @@ def branch_test(
             chosen = drawn.split(batch_size * size)[:steps]
             Window(loss, images, labels, chosen, lr * rate).train(changed)
             losses[name].append(_mean_loss(changed, loss, images, labels))
-    effects = {name: _effect(losses[name], losses["unchanged"]) for name in BRANCHES if name != "unchanged"}
-    return BranchTest(steps, losses, effects)
+    return {name: _compare(losses[name], losses["unchanged"]) for name in BRANCHES}
 
 
 @torch.no_grad()
@@ -81,10 +70,10 @@ def _mean_loss(network: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -
     return total / len(labels) if math.isfinite(total) else math.inf
 
 
-def _effect(changed: Sequence[float], unchanged: Sequence[float]) -> Effect:
+def _compare(changed: list[float], unchanged: list[float]) -> Branch:
     ratios = [a / b if b < math.inf else math.nan for a, b in zip(changed, unchanged, strict=True)]
     if not all(0 < ratio < math.inf for ratio in ratios):  # a branch that failed: no interval, so no verdict
-        return Effect(ratios, math.nan, math.nan, math.nan)
+        return Branch(changed, ratios, math.nan, math.nan, math.nan)
     logs = np.log(ratios)
     mean, half = logs.mean(), t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
-    return Effect(ratios, math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    return Branch(changed, ratios, math.exp(mean), math.exp(mean - half), math.exp(mean + half))

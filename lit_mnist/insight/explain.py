@@ -73,6 +73,6 @@ def describe_replay(run: Recorded, losses: Sequence[float]) -> str:
 def _test_branches(run: Recorded) -> tuple[list[str], str]:
     result, loader = run.result, run.loader
     steps = max(1, min(BRANCH_STEPS, BRANCH_IMAGES // result.batch_size))
-    test = branch_test(run.network, cross_entropy, loader.images, loader.labels, result.lr, result.batch_size, steps)
-    said = branch_sentences(test, result)
-    return said, render_html(branch_page(run, test, said), MAKER_OF_PAGE)
+    branches = branch_test(run.network, cross_entropy, loader.images, loader.labels, result.lr, result.batch_size, steps)
+    said = branch_sentences(branches, steps, result)
+    return said, render_html(branch_page(run, branches, steps, said), MAKER_OF_PAGE)

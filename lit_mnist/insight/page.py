@@ -1,13 +1,13 @@
 """The page of an explained run: the sentences, and the figures and tables that they rest on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
-from lit_mnist.insight.branches import BranchTest
+from lit_mnist.insight.branches import Branch
 from lit_mnist.insight.failure import Failure, Rerun, Reruns
 from lit_mnist.insight.recorded import Recorded
 from lit_mnist.insight.replay import Step
@@ -49,14 +49,14 @@ def failure_page(run: Recorded, failure: Failure, reruns: Reruns, said: Sequence
     return _compose(run, "Why {}, failed", f"{reason[:1].upper()}{reason[1:]}. {replay}", said, sections)
 
 
-def branch_page(run: Recorded, test: BranchTest, said: Sequence[str]) -> Page:
-    """Composes the page of a run that did not fail."""
+def branch_page(run: Recorded, branches: Mapping[str, Branch], steps: int, said: Sequence[str]) -> Page:
+    """Composes the page of a run that did not fail, from branches of so many SGD steps."""
     figures = Figures(
-        [_draw_branches(test)],
-        f"Loss over the training images after {test.steps} steps of each branch, as a multiple of that after unchanged steps "
+        [_draw_branches(branches)],
+        f"Loss over the training images after {steps} steps of each branch, as a multiple of that after unchanged steps "
         "in the same order of the images; small dots: orders; bar: 95 % interval of the geometric mean.",
     )
-    rows = [(name, *(f"{loss:.4g}" for loss in losses)) for name, losses in test.losses.items()]
+    rows = [(name, *(f"{loss:.4g}" for loss in branch.losses)) for name, branch in branches.items()]
     head = ["Branch", *(f"Order {number}" for number in range(1, len(rows[0])))]
     sections = [Section("branches", "The branches", [figures, Table(head, rows, note="Training loss in nats.")])]
     return _compose(run, "What limits {}", "Tested from its last checkpoint on.", said, sections)
@@ -174,18 +174,18 @@ def _draw_images(failure: Failure, classes: Sequence[str]) -> Drawing:
         return Drawing("images", "The images with the largest gradients", to_svg(figure))
 
 
-def _draw_branches(test: BranchTest) -> Drawing:
-    names = list(reversed(test.effects))
+def _draw_branches(branches: Mapping[str, Branch]) -> Drawing:
+    names = [name for name in reversed(branches) if name != "unchanged"]
     with canvas(6.0, 2.4) as figure:
         axes = figure.add_axes((0.16, 0.21, 0.81, 0.75), xscale="log", xlabel="training loss / that after unchanged steps")
         axes.axvline(1, color=INK, linewidth=0.8)
         for row, name in enumerate(names):
-            effect, color = test.effects[name], COLOURS[1]
-            ratios = [ratio for ratio in effect.ratios if 0 < ratio < DRAWABLE]
+            branch, color = branches[name], COLOURS[1]
+            ratios = [ratio for ratio in branch.ratios if 0 < ratio < DRAWABLE]
             axes.plot(ratios, [row + 0.13] * len(ratios), "o", color=color, alpha=0.6, markeredgewidth=0)
-            if effect.mean > 0:
-                axes.plot([effect.low, effect.high], [row - 0.13] * 2, color=color, linewidth=2.5)
-                axes.plot(effect.mean, row - 0.13, "o", color=color, markersize=7)
+            if branch.mean > 0:
+                axes.plot([branch.low, branch.high], [row - 0.13] * 2, color=color, linewidth=2.5)
+                axes.plot(branch.mean, row - 0.13, "o", color=color, markersize=7)
         axes.set_yticks(range(len(names)), names)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))

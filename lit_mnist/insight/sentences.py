@@ -1,10 +1,10 @@
 """Plain sentences about what was measured, each said only where its condition holds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
-from lit_mnist.insight.branches import BranchTest, Effect
+from lit_mnist.insight.branches import Branch
 from lit_mnist.insight.failure import Failure, Rerun, Reruns
 from lit_mnist.record.result import RISEN, Result
 
@@ -113,24 +113,24 @@ def what_prevents(failure: Failure, reruns: Reruns) -> str:
     )
 
 
-def branch_sentences(test: BranchTest, result: Result) -> list[str]:
-    """Collects what a branch test says about a run that did not fail."""
-    shorter, longer, quieter = (test.effects[name] for name in ("lr / 8", "lr x 2", "batch x 8"))
+def branch_sentences(branches: Mapping[str, Branch], steps: int, result: Result) -> list[str]:
+    """Collects what branches of so many SGD steps say about a run that did not fail."""
+    shorter, longer, quieter = (branches[name] for name in ("lr / 8", "lr x 2", "batch x 8"))
     return [
         f"After {result.epochs} epochs at learning rate {result.lr:g} and batch size {result.batch_size}, the training loss "
         f"was {result.final_train_loss:.2g}; from there, {len(shorter.ratios)} orders of the images were tried for "
-        f"{test.steps} steps each.",
+        f"{steps} steps each.",
         f"At an eighth of the learning rate, the loss over the training images ended {_compare(shorter)} unchanged steps.",
         f"At twice the learning rate, it ended {_compare(longer)} unchanged steps.",
         "With mini-batches eight times as large, and so eight times as many images, it ended "
         f"{_compare(quieter)} unchanged steps.",
-        what_limits(test),
+        what_limits(branches),
     ]
 
 
-def what_limits(test: BranchTest) -> str:
+def what_limits(branches: Mapping[str, Branch]) -> str:
     """Says what holds training back, where the intervals exclude no effect."""
-    shorter, longer, quieter = (test.effects[name] for name in ("lr / 8", "lr x 2", "batch x 8"))
+    shorter, longer, quieter = (branches[name] for name in ("lr / 8", "lr x 2", "batch x 8"))
     if shorter.high < 1 and quieter.high < 1:
         return "Training is noise-limited: shorter steps and larger mini-batches both lower the loss."
     if shorter.low > 1 and longer.high < 1:
@@ -138,11 +138,11 @@ def what_limits(test: BranchTest) -> str:
     return "The test does not decide what limits training, the noise of its steps or their length."
 
 
-def _compare(effect: Effect) -> str:
-    if effect.mean > 0:
-        return f"{effect.mean:.2f} times (95 % interval {effect.low:.2f} to {effect.high:.2f}) as high as after"
-    failed = sum(not math.isfinite(ratio) for ratio in effect.ratios)
-    return f"infinite or NaN in {failed} of {len(effect.ratios)} orders, so that it cannot be compared with that after"
+def _compare(branch: Branch) -> str:
+    if branch.mean > 0:
+        return f"{branch.mean:.2f} times (95 % interval {branch.low:.2f} to {branch.high:.2f}) as high as after"
+    failed = sum(not math.isfinite(ratio) for ratio in branch.ratios)
+    return f"infinite or NaN in {failed} of {len(branch.ratios)} orders, so that it cannot be compared with that after"
 
 
 def _before(rerun: Rerun) -> str:
