@@ -125,7 +125,8 @@ def _draw_steps(
         axes.axvline(failure.window.first + failure.index, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         for layer, values in enumerate(zip(*map(values_of, failure.steps), strict=True)):
             drawn = [min(max(value, lowest), DRAWABLE) for value in values]
-            axes.plot(numbers, drawn, color=COLOURS[layer % len(COLOURS)], linewidth=1.2, label=f"layer {layer + 1}")
+            color, width = COLOURS[layer % len(COLOURS)], 1.4 if level is None else 1.2
+            axes.plot(numbers, drawn, color=color, linewidth=width, label=f"layer {layer + 1}")
         if level is not None:
             axes.axhline(level, color=INK, linewidth=0.8)
             axes.annotate(label, (numbers[0], level), (0, 3), textcoords="offset points", fontsize=8)
