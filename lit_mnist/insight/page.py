@@ -1,6 +1,6 @@
 """The page of an explained run: the sentences, and the figures and tables that they rest on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def failure_page(run: Recorded, failure: Failure, reruns: Reruns, said: Sequence
     return _compose(run, "Why {}, failed", f"{reason[:1].upper()}{reason[1:]}. {replay}", said, sections)
 
 
-def branch_page(run: Recorded, branches: Mapping[str, Branch], steps: int, said: Sequence[str]) -> Page:
+def branch_page(run: Recorded, branches: dict[str, Branch], steps: int, said: Sequence[str]) -> Page:
     """Composes the page of a run that did not fail, from branches of so many SGD steps."""
     figures = Figures(
         [_draw_branches(branches)],
@@ -175,7 +175,7 @@ def _draw_images(failure: Failure, classes: Sequence[str]) -> Drawing:
         return Drawing("images", "The images with the largest gradients", to_svg(figure))
 
 
-def _draw_branches(branches: Mapping[str, Branch]) -> Drawing:
+def _draw_branches(branches: dict[str, Branch]) -> Drawing:
     names = [name for name in reversed(branches) if name != "unchanged"]
     with canvas(6.0, 2.4) as figure:
         axes = figure.add_axes((0.16, 0.21, 0.81, 0.75), xscale="log", xlabel="training loss / that after unchanged steps")

@@ -1,7 +1,7 @@
 """Plain sentences about what was measured, each said only where its condition holds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 from lit_mnist.insight.branches import Branch
@@ -113,7 +113,7 @@ def what_prevents(failure: Failure, reruns: Reruns) -> str:
     )
 
 
-def branch_sentences(branches: Mapping[str, Branch], steps: int, result: Result) -> list[str]:
+def branch_sentences(branches: dict[str, Branch], steps: int, result: Result) -> list[str]:
     """Collects what branches of so many SGD steps say about a run that did not fail."""
     shorter, longer, quieter = (branches[name] for name in ("lr / 8", "lr x 2", "batch x 8"))
     return [
@@ -128,7 +128,7 @@ def branch_sentences(branches: Mapping[str, Branch], steps: int, result: Result)
     ]
 
 
-def what_limits(branches: Mapping[str, Branch]) -> str:
+def what_limits(branches: dict[str, Branch]) -> str:
     """Says what holds training back, where the intervals exclude no effect."""
     shorter, longer, quieter = (branches[name] for name in ("lr / 8", "lr x 2", "batch x 8"))
     if shorter.high < 1 and quieter.high < 1:
