@@ -157,8 +157,8 @@ def test_a_window_that_does_not_fail_has_no_explanation(network: nn.Module, wind
 
 def test_a_crawling_network_is_step_limited_and_a_racing_one_noise_limited(network: nn.Module, data: Batch) -> None:
     before = bits(network)
-    crawling = branch_test(network, cross_entropy, *data, lr=0.01, batch_size=32, steps=60, orders=3)
-    racing = branch_test(network, cross_entropy, *data, lr=0.4, batch_size=4, steps=120, orders=3)
+    crawling = branch_test(network, Window(cross_entropy, *data, [], lr=0.01), batch_size=32, steps=60, orders=3)
+    racing = branch_test(network, Window(cross_entropy, *data, [], lr=0.4), batch_size=4, steps=120, orders=3)
     assert bits(network) == before
     assert what_limits(crawling).startswith("Training is step-limited")
     assert what_limits(racing).startswith("Training is noise-limited")
@@ -182,8 +182,8 @@ def test_effects_that_intervals_do_not_separate_are_undecided() -> None:
 
 
 def test_a_branch_that_fails_leaves_the_question_open(network: nn.Module, data: Batch) -> None:
-    test = branch_test(network, cross_entropy, *data, lr=1e30, batch_size=4, steps=5, orders=2)
+    test = branch_test(network, Window(cross_entropy, *data, [], lr=1e30), batch_size=4, steps=5, orders=2)
     assert what_limits(test).startswith("The test does not decide")
     assert math.isnan(test["lr / 8"].mean)
     with pytest.raises(ValueError, match="needs 8192 training images, 8 mini-batches, not 4096"):
-        branch_test(network, cross_entropy, *data, lr=0.1, batch_size=1024, steps=5)
+        branch_test(network, Window(cross_entropy, *data, [], lr=0.1), batch_size=1024, steps=5)

@@ -2,15 +2,15 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import t
-from torch import Tensor, nn
+from torch import nn
 
 from lit_mnist.datasets.loaders import StoredLoader
-from lit_mnist.insight.curvature import Loss
 from lit_mnist.insight.replay import Window
 
 BRANCHES = {"unchanged": (1.0, 1), "lr / 8": (1 / 8, 1), "lr x 2": (2.0, 1), "batch x 8": (1.0, 8)}  # factors of lr, batch size
@@ -32,23 +32,20 @@ class Branch(NamedTuple):
     high: float
 
 
-def branch_test(
-    network: nn.Module, loss: Loss, images: Tensor, labels: Tensor, lr: float, batch_size: int, steps: int, orders: int = 5
-) -> dict[str, Branch]:
+def branch_test(network: nn.Module, window: Window, batch_size: int, steps: int, orders: int = 5) -> dict[str, Branch]:
     """Trains copies of a network on the same images in the same orders, in each of `BRANCHES`.
 
     Args:
         network: The network; it is left as it is.
-        loss: Mean loss of a mini-batch.
-        images, labels: The training images, (N, ...) each, on the CPU; at least one mini-batch of 8 batch_size.
-        lr, batch_size: Those of the run.
+        window: Has the loss, the training images (at least one mini-batch of 8 batch_size) and the learning rate.
+        batch_size: That of the run.
         steps: SGD steps of each branch.
         orders: Number of orders of the images, at least 2.
 
     Raises:
         ValueError: There are too few images.
     """
-    count = len(labels)
+    count = len(window.labels)
     if 8 * batch_size > count:
         raise ValueError(f"The branch test needs {8 * batch_size} training images, 8 mini-batches, not {count}.")
     losses: dict[str, list[float]] = {name: [] for name in BRANCHES}
@@ -59,15 +56,16 @@ def branch_test(
         for name, (rate, size) in BRANCHES.items():
             changed = copy.deepcopy(network)
             chosen = drawn.split(batch_size * size)[:steps]
-            Window(loss, images, labels, chosen, lr * rate).train(changed)
-            losses[name].append(_mean_loss(changed, loss, images, labels))
+            replace(window, chosen=chosen, lr=window.lr * rate).train(changed)
+            losses[name].append(_mean_loss(changed, window))
     return {name: _compare(losses[name], losses["unchanged"]) for name in BRANCHES}
 
 
 @torch.no_grad()
-def _mean_loss(network: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> float:
-    total = sum(loss(network, *batch).item() * len(batch[1]) for batch in StoredLoader(images, labels))
-    return total / len(labels) if math.isfinite(total) else math.inf
+def _mean_loss(network: nn.Module, window: Window) -> float:
+    batches = StoredLoader(window.images, window.labels)
+    total = sum(window.loss(network, *batch).item() * len(batch[1]) for batch in batches)
+    return total / len(window.labels) if math.isfinite(total) else math.inf
 
 
 def _compare(changed: list[float], unchanged: list[float]) -> Branch:

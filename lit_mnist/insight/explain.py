@@ -10,7 +10,7 @@ from lit_mnist.insight import MAKER_OF_PAGE
 from lit_mnist.insight.branches import branch_test
 from lit_mnist.insight.failure import JUDGED_AFTER, find_failure, rerun_changed
 from lit_mnist.insight.page import branch_page, failure_page
-from lit_mnist.insight.recorded import Recorded, cross_entropy, read_run
+from lit_mnist.insight.recorded import Recorded, read_run
 from lit_mnist.insight.sentences import branch_sentences, failure_sentences
 from lit_mnist.record.provenance import machine
 from lit_mnist.record.result import calm_until, guessing
@@ -71,8 +71,8 @@ def describe_replay(run: Recorded, losses: Sequence[float]) -> str:
 
 
 def _test_branches(run: Recorded) -> tuple[list[str], str]:
-    result, loader = run.result, run.loader
-    steps = max(1, min(BRANCH_STEPS, BRANCH_IMAGES // result.batch_size))
-    branches = branch_test(run.network, cross_entropy, loader.images, loader.labels, result.lr, result.batch_size, steps)
-    said = branch_sentences(branches, steps, result)
+    batch_size = run.result.batch_size
+    steps = max(1, min(BRANCH_STEPS, BRANCH_IMAGES // batch_size))
+    branches = branch_test(run.network, run.window(0), batch_size, steps)
+    said = branch_sentences(branches, steps, run.result)
     return said, render_html(branch_page(run, branches, steps, said), MAKER_OF_PAGE)
