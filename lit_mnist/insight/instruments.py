@@ -199,4 +199,6 @@ def _sharpness(hessian: Hessian) -> dict[str, float]:
 
 
 def _units(layers: Sequence[Units]) -> dict[str, float]:
-    return {f"{kind}_units_{number}": getattr(layer, kind) for kind in Units._fields for number, layer in enumerate(layers, 1)}
+    return {
+        f"{kind}_units_{number}": getattr(layer, kind) for kind in ("active", "dead") for number, layer in enumerate(layers, 1)
+    }

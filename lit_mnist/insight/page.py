@@ -18,7 +18,7 @@ from lit_mnist.report.figures import PANEL
 from lit_mnist.report.render import Bullets, Figures, Lines, Page, Section, Table
 
 IMAGES, COLUMNS = 8, 4  # drawn, and in a row
-COLOURS = (SCALE[3], SCALE[9], SCALE[14], SCALE[0], SCALE[6], SCALE[12])
+_COLOURS = (SCALE[3], SCALE[9], SCALE[14], SCALE[0], SCALE[6], SCALE[12])
 ABOUT_RERUNS = (
     "Steps before the failure: where the rerun set out. Moved weights: by 1e-5 of their norm, in random directions. "
     "Without a gradient: the mini-batch of the most harmful step lacks that image. All reruns see the same mini-batches in "
@@ -125,7 +125,7 @@ def _draw_steps(
         axes.axvline(failure.window.first + failure.index, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         for layer, values in enumerate(zip(*map(values_of, failure.steps), strict=True)):
             drawn = [min(max(value, lowest), DRAWABLE) for value in values]
-            color, width = COLOURS[layer % len(COLOURS)], 1.4 if level is None else 1.2
+            color, width = _COLOURS[layer % len(_COLOURS)], 1.4 if level is None else 1.2
             axes.plot(numbers, drawn, color=color, linewidth=width, label=f"layer {layer + 1}")
         if level is not None:
             axes.axhline(level, color=INK, linewidth=0.8)
@@ -144,7 +144,7 @@ def _draw_steps(
 def _draw_twins(twins: Sequence[Rerun]) -> Drawing:
     with canvas(*PANEL) as figure:
         axes = _add_axes(figure, "Moved reruns that failed (%)", "steps before the failure at which the weights were moved")
-        axes.bar(range(len(twins)), [100 * each.failed / each.runs for each in twins], color=COLOURS[0], width=0.6)
+        axes.bar(range(len(twins)), [100 * each.failed / each.runs for each in twins], color=_COLOURS[0], width=0.6)
         axes.set_xticks(range(len(twins)), [str(each.steps_before) for each in twins])
         axes.invert_xaxis()
         axes.set_ylim(0, 103)
@@ -181,7 +181,7 @@ def _draw_branches(branches: dict[str, Branch]) -> Drawing:
         axes = figure.add_axes((0.16, 0.21, 0.81, 0.75), xscale="log", xlabel="training loss / that after unchanged steps")
         axes.axvline(1, color=INK, linewidth=0.8)
         for row, name in enumerate(names):
-            branch, color = branches[name], COLOURS[1]
+            branch, color = branches[name], _COLOURS[1]
             ratios = [ratio for ratio in branch.ratios if 0 < ratio < DRAWABLE]
             axes.plot(ratios, [row + 0.13] * len(ratios), "o", color=color, alpha=0.6, markeredgewidth=0)
             if branch.mean > 0:
