@@ -16,7 +16,7 @@ from lit_mnist.insight.activations import Units, relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, Loss, batch_sharpness
 from lit_mnist.insight.noise import gradient_noise_scale
 
-_BATCH = ("batch_sharpness", "batch_sharpness_ratio_of_means")
+_OF_BATCHES = ("batch_sharpness", "batch_sharpness_ratio_of_means")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # SyncBatchNorm has them as its base
 
 _log = logging.getLogger("lit_mnist")
@@ -120,7 +120,7 @@ class Instruments(pl.Callback):
         fixed = module, self.loss or _own_loss, images, labels
         instruments: dict[str, Callable[[], dict[str, float]]] = {
             "sharpness": lambda: _sharpness(Hessian(*fixed)),
-            "batch_sharpness": lambda: dict(zip(_BATCH, batch_sharpness(*fixed, batch_size, seed=self.seed), strict=True)),
+            "batch_sharpness": lambda: dict(zip(_OF_BATCHES, batch_sharpness(*fixed, batch_size, seed=self.seed), strict=True)),
             "gradient_noise_scale": lambda: {"gradient_noise_scale": gradient_noise_scale(*fixed)},
             "units": lambda: _units(relu_units(*fixed)),
         }
