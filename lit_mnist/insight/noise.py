@@ -32,12 +32,9 @@ def gradient_noise_scale(module: nn.Module, loss: Loss, images: Tensor, labels: 
 
 
 def squared_gradient_norms(module: nn.Module, loss: Loss, images: Tensor, labels: Tensor) -> Tensor:
-    """Computes |gradient|^2 of each example, (N,); the parameters' `.grad` is neither read nor written.
+    """Computes |gradient|^2 of each of N examples, (N,), which the module must treat each by itself.
 
-    Args:
-        module: A module that treats each example by itself.
-        loss: Mean loss of a batch.
-        images, labels: The examples, (N, ...) each, on the module's device.
+    The parameters' `.grad` is neither read nor written.
     """
     norms = _norms_of_linear_layers(module, loss, images, labels)
     if norms is None:
