@@ -28,6 +28,7 @@ from lit_mnist.training.experiment import LIMITS
 
 MOST_WEIGHTS = 2**26  # of a network made again from its seed; the default one has 2**19
 PLAIN: dict[str, Any] = {"precision": "32-true", "devices_with_own_batches": 1, "callbacks": set()}  # what a replay repeats
+CHANGE_NO_STEP = {f"{StopCollapsed.__module__}.{StopCollapsed.__qualname__}", "lit_mnist.Instruments"}
 Size = Annotated[int, msgspec.Meta(ge=1, le=MOST_WEIGHTS)]
 
 
@@ -142,7 +143,7 @@ def _read_settings(result: Result, name: str) -> Settings:
         raise ValueError(f"{name}: result.json is not that of a run ({error}); train the run again.") from None
     if settings.dataset not in REGISTRY:
         raise ValueError(f"{name} was trained on a folder of your own; explain replays runs of {', '.join(REGISTRY)} only.")
-    settings.callbacks -= {f"{StopCollapsed.__module__}.{StopCollapsed.__qualname__}"}  # which changes no step
+    settings.callbacks -= CHANGE_NO_STEP
     for key, value in PLAIN.items():
         if (other := getattr(settings, key)) != value:
             shown = one_line(", ".join(sorted(other)) if isinstance(other, set) else str(other))

@@ -17,7 +17,7 @@ from lit_mnist.insight.activations import relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, Loss, batch_sharpness, random_batches, top_eigenpair
 from lit_mnist.insight.noise import gradient_noise
 
-_BATCHES = 64  # of batch sharpness
+_BATCHES, _FEWEST_BATCHES, _BATCH_IMAGES = 64, 8, 8192  # of batch sharpness: the images of all mini-batches bound its time
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # SyncBatchNorm has them as its base
 
 _log = logging.getLogger("lit_mnist")
@@ -31,8 +31,9 @@ class Instruments(pl.Callback):
 
     - `loss`, `gradient_norm`: of the fixed images.
     - `sharpness`: largest eigenvalue of the Hessian of that loss; `lr_sharpness_half`: times lr / 2, stable below 1.
-    - `batch_sharpness`: mean of g'Hg / g'g over 64 mini-batches of the fixed images, each with its own gradient g and Hessian
-      H; `batch_sharpness_ratio_of_means`: mean g'Hg / mean g'g; `lr_batch_sharpness_half`: the first times lr / 2.
+    - `batch_sharpness`: mean of g'Hg / g'g over 64 mini-batches of the fixed images (fewer of more than 128 images), each
+      with its own gradient g and Hessian H; `batch_sharpness_ratio_of_means`: mean g'Hg / mean g'g;
+      `lr_batch_sharpness_half`: the first times lr / 2.
     - `gradient_noise_scale`: tr(Sigma) / |G|^2, in images.
     - `active_units_N`, `dead_units_N`: shares of the N-th ReLU layer (1-based), 0..1.
     - `weight_norm/NAME`: Frobenius norm of each weight matrix.
@@ -121,10 +122,11 @@ class Instruments(pl.Callback):
         """
         loss = self.loss or _own_loss
         generator = torch.Generator().manual_seed(self.seed)
+        batches = max(_FEWEST_BATCHES, min(_BATCHES, _BATCH_IMAGES // batch_size))
         instruments: dict[str, Callable[[], dict[str, float]]] = {
             "sharpness": lambda: _sharpness(module, loss, images, labels),
             "batch_sharpness": lambda: _batch_sharpness(
-                module, loss, random_batches(images, labels, batch_size, _BATCHES, generator)
+                module, loss, random_batches(images, labels, batch_size, batches, generator)
             ),
             "gradient_noise_scale": lambda: {"gradient_noise_scale": gradient_noise(module, loss, images, labels).scale},
             "units": lambda: _units(module, loss, images, labels),
