@@ -16,6 +16,7 @@ from lit_mnist.insight.activations import Units, relu_units, weight_norms
 from lit_mnist.insight.curvature import Hessian, Loss, batch_sharpness
 from lit_mnist.insight.noise import gradient_noise_scale
 
+_BATCHES, _FEWEST_BATCHES, _BATCH_IMAGES = 64, 8, 8192  # of batch sharpness: the images of all mini-batches bound its time
 _OF_BATCHES = ("batch_sharpness", "batch_sharpness_ratio_of_means")
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # SyncBatchNorm has them as its base
 
@@ -30,8 +31,9 @@ class Instruments(pl.Callback):
 
     - `loss`, `gradient_norm`: of the fixed images.
     - `sharpness`: largest eigenvalue of the Hessian of that loss; `lr_sharpness_half`: times lr / 2, stable below 1.
-    - `batch_sharpness`: mean of g'Hg / g'g over 64 mini-batches of the fixed images, each with its own gradient g and Hessian
-      H; `batch_sharpness_ratio_of_means`: mean g'Hg / mean g'g; `lr_batch_sharpness_half`: the first times lr / 2.
+    - `batch_sharpness`: mean of g'Hg / g'g over 64 mini-batches of the fixed images (fewer of more than 128 images), each
+      with its own gradient g and Hessian H; `batch_sharpness_ratio_of_means`: mean g'Hg / mean g'g;
+      `lr_batch_sharpness_half`: the first times lr / 2.
     - `gradient_noise_scale`: tr(Sigma) / |G|^2, in images.
     - `active_units_N`, `dead_units_N`: shares of the N-th ReLU layer (1-based), 0..1.
     - `weight_norm/NAME`: Frobenius norm of each weight matrix.
@@ -118,9 +120,12 @@ class Instruments(pl.Callback):
             lr: Learning rate of plain SGD; nan leaves out what depends on it.
         """
         fixed = module, self.loss or _own_loss, images, labels
+        count = max(_FEWEST_BATCHES, min(_BATCHES, _BATCH_IMAGES // batch_size))
         instruments: dict[str, Callable[[], dict[str, float]]] = {
             "sharpness": lambda: _sharpness(Hessian(*fixed)),
-            "batch_sharpness": lambda: dict(zip(_OF_BATCHES, batch_sharpness(*fixed, batch_size, seed=self.seed), strict=True)),
+            "batch_sharpness": lambda: dict(
+                zip(_OF_BATCHES, batch_sharpness(*fixed, batch_size, count, self.seed), strict=True)
+            ),
             "gradient_noise_scale": lambda: {"gradient_noise_scale": gradient_noise_scale(*fixed)},
             "units": lambda: _units(relu_units(*fixed)),
         }

@@ -16,7 +16,7 @@ from lit_mnist.record.provenance import commit, machine, versions, weights_sha25
 from lit_mnist.record.result import RULE_VERSION, Outcome, Place, Result, Times, judge, write_result
 from lit_mnist.training.history import now
 from lit_mnist.training.progress import format_metric
-from lit_mnist.training.recorder import Diverged, Recorder, evaluate
+from lit_mnist.training.recorder import Diverged, Recorder, evaluate, measurements
 
 TAGS = ("train/loss", "train/accuracy", "test/accuracy")  # scalars of the HPARAMS table
 MEASURED = ("final_train_loss", "train_accuracy", "test_accuracy", "test_loss", "weights_sha256")  # None if it diverged
@@ -46,7 +46,7 @@ def finish(
         measured = dict.fromkeys(MEASURED)
     if not trainer.is_global_zero:
         return None
-    result = _result(name, command, trainer.global_step, recorder, diverged, measured)
+    result = _result(name, command, trainer, recorder, diverged, measured)
     _log(result, trainer, recorder)
     _draw(result, recorder)
     write_result(recorder.folder.result_path, result)
@@ -68,7 +68,7 @@ def _measure(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, recorder
 
 
 def _result(
-    name: str, command: str, steps: int, recorder: Recorder, diverged: Diverged | None, measured: dict[str, Any]
+    name: str, command: str, trainer: pl.Trainer, recorder: Recorder, diverged: Diverged | None, measured: dict[str, Any]
 ) -> Result:
     history, experiment, environment = recorder.history, recorder.experiment, recorder.environment
     outcome: Outcome
@@ -89,7 +89,7 @@ def _result(
         device=environment["device"],
         hyperparameters=settings | {"engine": environment["engine"]},
         epochs=len(history.train_loss_by_epoch),
-        steps=diverged.step if diverged else steps,
+        steps=diverged.step if diverged else trainer.global_step,
         steps_per_epoch=experiment["steps_per_epoch"],
         **{field: past[field] for field in Result.__struct_fields__ if field in past},
         **measured,
@@ -98,7 +98,7 @@ def _result(
         versions=versions(),
         commit=commit(),
         machine=machine(),
-        instruments={"measurements": recorder.instruments.measurements} if recorder.instruments else {},
+        instruments={"measurements": found} if (found := measurements(trainer)) else {},
         times=Times(finished=now(), **{field: past[field] for field in Times.__struct_fields__ if field in past}),
     )
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytorch_lightning as pl
@@ -21,9 +21,6 @@ from lit_mnist.training.history import CHECKPOINT_FORMAT, History
 from lit_mnist.training.processes import group_gradients
 from lit_mnist.training.progress import EpochProgress
 from lit_mnist.training.signals import stop_on_signals
-
-if TYPE_CHECKING:
-    from lit_mnist import Instruments
 
 
 class Diverged(Exception):
@@ -49,7 +46,6 @@ class Recorder(Checkpoint):
         test_every_epoch: Measure test accuracy after every epoch; nothing is ever selected on it.
         writes_events: Write TensorBoard event files.
         progress: Shows each epoch.
-        instruments: Measures why training goes as it does; it reads only.
 
     Attributes:
         experiment, environment: See `lit_mnist.training.experiment`; to be set before training starts.
@@ -65,11 +61,10 @@ class Recorder(Checkpoint):
         test_every_epoch: bool,
         writes_events: bool,
         progress: EpochProgress | None,
-        instruments: "Instruments | None",
     ) -> None:
         self.folder, self.threads = folder, threads
         self.test_every_epoch, self.writes_events = test_every_epoch, writes_events
-        self.progress, self.instruments = progress, instruments
+        self.progress = progress
         self.experiment: dict[str, Any] = {}
         self.environment: dict[str, Any] = {}
         self.history = History()
@@ -108,7 +103,7 @@ class Recorder(Checkpoint):
         torch.set_num_threads(self.threads)  # which ddp has changed
         trainer.should_stop = bool(self.history.stopped)
         if trainer.is_global_zero and self.writes_events:
-            self._begin_events()
+            self._begin_events(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stop_on_signals()  # in place of the Trainer's own handlers
@@ -189,7 +184,7 @@ class Recorder(Checkpoint):
             pl_module.log("test/accuracy", measured["test accuracy"], sync_dist=True)
         pl_module.log("train/seconds", seconds, sync_dist=True)
         if self.events:
-            self._write_points(epoch)
+            self._write_points(trainer, epoch)
             self.events.flush()
         if self.progress:
             self.progress.epoch_line(trainer, measured, seconds)
@@ -197,17 +192,17 @@ class Recorder(Checkpoint):
         if all(weights.isfinite().all() for weights in pl_module.state_dict().values()):
             trainer.save_checkpoint(self.folder.checkpoint_path(trainer.global_step))
 
-    def _begin_events(self) -> None:
+    def _begin_events(self, trainer: pl.Trainer) -> None:
         """Begins an event file with the points of all epochs that earlier processes of the run have trained."""
         self.folder.remove_events()
         self.events = EventFile(self.folder.path)
         for epoch in range(len(self.history.train_loss_by_epoch)):
-            self._write_points(epoch)
+            self._write_points(trainer, epoch)
         for step, loss in self.history.train_loss_by_block:
             when = self.history.ended[(step - 1) // self.experiment["steps_per_epoch"]]
             self.events.add_scalar("train/loss_step", loss, step, when)
 
-    def _write_points(self, epoch: int) -> None:
+    def _write_points(self, trainer: pl.Trainer, epoch: int) -> None:
         """Writes what was measured of an epoch, 0-based, to the event file."""
         assert self.events is not None
         history, when = self.history, self.history.ended[epoch]
@@ -220,13 +215,20 @@ class Recorder(Checkpoint):
         for tag, values in curves.items():
             if epoch < len(values) and (value := values[epoch]) is not None:
                 self.events.add_scalar(tag, value, epoch + 1, when)
-        for measured in self.instruments.measurements if self.instruments else []:
+        for measured in measurements(trainer):
             if epoch < measured["epoch"] <= epoch + 1:
                 for name, value in measured.items():
                     self.events.add_scalar(f"instruments/{name}", value, int(measured["step"]), when)
 
 
 @torch.inference_mode()
+def measurements(trainer: pl.Trainer) -> list[dict[str, float]]:
+    """Returns what an `Instruments` among the callbacks has measured so far."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+    found = (each.measurements for each in callbacks if hasattr(each, "not_measured"))  # its class takes 0.3 s to import
+    return next(found, [])
+
+
 def evaluate(trainer: pl.Trainer, module: LitMLP, batches: Iterable[Batch]) -> tuple[float, float]:
     """Measures loss (nats) and accuracy (fraction) over all images of `batches`, each once, in eval mode.
 

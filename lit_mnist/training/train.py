@@ -120,18 +120,17 @@ def _run(options: RunOptions, model: LitMLP, folder: RunFolder, start: Path | No
 
 
 def _recorder(options: RunOptions, folder: RunFolder) -> Recorder:
-    instruments = None
-    if options.instruments:
-        from lit_mnist import Instruments
-
-        instruments = Instruments()
     progress = EpochProgress() if options.config["trainer"]["enable_progress_bar"] is not False else None
     writes_events = options.config["trainer"]["logger"] is not False
-    return Recorder(folder, options.threads, options.test_every_epoch, writes_events, progress, instruments)
+    return Recorder(folder, options.threads, options.test_every_epoch, writes_events, progress)
 
 
 def _trainer(options: RunOptions, recorder: Recorder, checkpoint_io: RunCheckpointIO) -> pl.Trainer:
-    callbacks = [callback for callback in (recorder.instruments, recorder, recorder.progress) if callback]
+    callbacks: list[pl.Callback] = [recorder, *([recorder.progress] if recorder.progress else [])]
+    if options.instruments:
+        from lit_mnist import Instruments
+
+        callbacks.insert(0, Instruments())
     with _as_value_error():
         trainer = options.make_trainer(callbacks=callbacks, plugins=[checkpoint_io], default_root_dir=recorder.folder.path)
     check_strategy(trainer)
