@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from lit_mnist.record.result import FAILED_OUTCOMES
 from lit_mnist.report.drawing import Palette
 from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, find_sweeps
-from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_survival, draw_sweep
+from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_survival, draw_sweeps
 from lit_mnist.report.findings import lead_sentences, overview, section_sentences
 from lit_mnist.report.map import map_section
 from lit_mnist.report.published import published_rows
-from lit_mnist.report.quantities import TEST_ACCURACY
+from lit_mnist.report.quantities import DECLARED, TEST_ACCURACY
 from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table
 from lit_mnist.report.tables import all_runs, count_of, levels, provenance, results
 from lit_mnist.report.why import why_section
@@ -106,7 +106,7 @@ def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
     main, *others = sweeps
     caption = "Every run that has a value is a dot, the line joins medians; shares with 95 % intervals."
     caption += f" {'The sentences below are about runs' if others else 'All'} at {main.fixed}."
-    blocks: list[Block] = [Figures(draw_sweep(main.axis, sweeps, palette), caption)]
+    blocks: list[Block] = [Figures([draw_sweeps(sweeps, each, palette) for each in (None, *DECLARED)], caption)]
     blocks += [Bullets(section_sentences(main)), levels(main)]
     blocks += [Bullets(section_sentences(sweep), f"At {sweep.fixed}") for sweep in others]
     return Section(main.axis, main.label.capitalize(), blocks)

@@ -89,7 +89,7 @@ def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], s
     apart, close, unknown = [], [], []
     for each in others:
         change, counted = quantity.compare(first, each), _counted(each, quantity)
-        if change is None or not change.known:
+        if not change.known:
             unknown.append(f"{quantity.median_text(each)} {label(each)}")
         elif change.direction:
             value, interval = _size(change, quantity)
@@ -114,7 +114,7 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
     for first, second in pairwise(measured):
         where = f"from {sweep.level(first)} to {sweep.level(second)}"
         change = quantity.compare(first, second)
-        if change is None or not change.known:
+        if not change.known:
             medians = f"{quantity.median_text(first)} to {quantity.median_text(second)}"
             clauses.append(f"goes from {medians} {where} (too few runs for an interval)")
         elif change.direction:
@@ -137,7 +137,7 @@ def per_image_and_step(sweep: Sweep) -> str:
     said: list[str] = []
     for amount, quantity in (("one epoch (equal images)", FIRST_LOSS), (f"{steps:,} SGD steps", loss_at_steps(steps))):
         change = quantity.compare(small, large)
-        if change and change.direction:
+        if change.direction:
             ahead, behind = (small, large) if change.direction > 0 else (large, small)
             value, interval = _size(change, quantity)
             where = f"at {sweep.level(behind)} as at {sweep.level(ahead)}"

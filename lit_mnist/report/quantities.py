@@ -7,7 +7,7 @@ from statistics import fmean, median
 
 from lit_mnist.report.experiments import Group
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.statistics import Difference, difference
+from lit_mnist.report.statistics import CONFIDENCE, Difference, difference
 
 TARGETS = (0.1, 0.2, 0.5, 1.0, 2.0)  # nats; the first that most runs reach is the one whose time is taken
 
@@ -34,10 +34,9 @@ class Quantity:
         """Values to compare the means of: the logarithms of losses, which span orders of magnitude."""
         return [math.log(max(value, 1e-12)) if self.is_loss else value for value in self.values(group)]  # a loss may be 0
 
-    def compare(self, first: Group, second: Group) -> Difference | None:
-        """Compares two groups, second against first; None where one of them has no value."""
-        samples = self.compared(first), self.compared(second)
-        return difference(*samples) if all(samples) else None
+    def compare(self, first: Group, second: Group, confidence: float = CONFIDENCE) -> Difference:
+        """Compares two groups, second against first."""
+        return difference(self.compared(first), self.compared(second), confidence)
 
     def text(self, value: float | None) -> str:
         """Writes a value: losses with three digits, accuracies in percent, a dash for None."""
@@ -100,10 +99,6 @@ def steps_to(run: RecordedRun, target: float) -> float | None:
     return None
 
 
-def common_target(groups: Sequence[Group]) -> float | None:
-    """The lowest target that at least half of the runs of each group reached."""
-    for target in TARGETS:
-        reached = [sum(steps_to(run, target) is not None for run in each.runs) for each in groups]
-        if all(2 * count >= len(each.runs) for count, each in zip(reached, groups, strict=True)):
-            return target
-    return None
+def steps_to_target(target: float) -> Quantity:
+    """SGD steps to a training loss, for runs that reached it."""
+    return Quantity(f"SGD steps to a training loss of {target:g}", True, lambda run: steps_to(run, target))

@@ -1,7 +1,7 @@
 """The one renderer: the same content as an HTML page (one file, offline, light and dark) and as Markdown with its figures."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar
@@ -55,23 +55,13 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The figure of one setting of a knob, by the places of its learning rate and batch size, and what to say of it."""
-
-    row: int
-    column: int
-    drawing: Drawing
-    text: str
-
-
-@dataclass(frozen=True)
 class Knob:
-    """A choice among prepared figures, on the page only; `start` is the place of the cell that is shown first."""
+    """A choice among prepared figures, on the page only, by the places of rate and size; `start` is the one shown first."""
 
     kind: ClassVar = "knob"
     rates: Sequence[str]
     sizes: Sequence[str]
-    cells: Sequence[Cell]
+    cells: Mapping[tuple[int, int], Figures]
     start: tuple[int, int]
 
 

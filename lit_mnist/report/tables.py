@@ -8,7 +8,7 @@ from statistics import median, quantiles
 
 from lit_mnist.record.printable import csv_cell, one_line
 from lit_mnist.report.experiments import Group, Sweep, level_text
-from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRAIN_ACCURACY, common_target, steps_to
+from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TARGETS, TEST_ACCURACY, TRAIN_ACCURACY, steps_to_target
 from lit_mnist.report.render import Table
 from lit_mnist.report.statistics import share_interval
 
@@ -34,21 +34,23 @@ def results(groups: Sequence[Group], settings: bool = False, note: str = "") -> 
 
 def levels(sweep: Sweep) -> Table:
     """A column for each level, a row for each quantity."""
-    groups, target = sweep.groups, common_target(sweep.groups)
+    groups = sweep.groups
     shares = [share_interval(len(each.failed), len(each.runs)) for each in groups]
     rows = [
         ["failed", *(f"{len(each.failed)} of {len(each.runs)}" for each in groups)],
         ["share of failures, 95 % interval", *(f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in shares)],
     ]
     rows += [[each.name, *(_with_quartiles(each.text, each.values(group)) for group in groups)] for each in DECLARED]
-    if target:
-        times = [{run: steps for run in each.runs if (steps := steps_to(run, target)) is not None} for each in groups]
-        epochs = [[steps / max(1, run.result.steps_per_epoch) for run, steps in each.items()] for each in times]
-        rows += [
-            [f"epochs to a loss of {target:g}", *(_with_quartiles("{:.2f}".format, each) for each in epochs)],
-            [f"SGD steps to {target:g}", *(_with_quartiles("{:,.0f}".format, list(each.values())) for each in times)],
-            [f"runs that reached {target:g}", *(f"{len(a)} of {len(b.runs)}" for a, b in zip(times, groups, strict=True))],
-        ]
+    for target in TARGETS:
+        steps = {each: steps_to_target(target).values(each) for each in groups}
+        if all(2 * len(reached) >= len(each.runs) for each, reached in steps.items()):
+            epochs = [[step / max(1, each.result.steps_per_epoch) for step in reached] for each, reached in steps.items()]
+            rows += [
+                [f"epochs to a loss of {target:g}", *(_with_quartiles("{:.2f}".format, each) for each in epochs)],
+                [f"SGD steps to {target:g}", *(_with_quartiles("{:,.0f}".format, each) for each in steps.values())],
+                [f"runs that reached {target:g}", *(f"{len(steps[each])} of {len(each.runs)}" for each in groups)],
+            ]
+            break
     return Table([sweep.label, *map(sweep.level, groups)], rows)
 
 

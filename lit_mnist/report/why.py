@@ -1,14 +1,14 @@
 """Section "Why": what was measured while the runs trained, and the sentences whose conditions hold."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, combinations, pairwise
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
 from statistics import median
 
 from lit_mnist.record.result import guessing
 from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import Group, Sweep
-from lit_mnist.report.figures import PANEL, Points, logarithmic, panel
+from lit_mnist.report.figures import PANEL, Points, gather, logarithmic, loss_curve, panel
 from lit_mnist.report.findings import listed
 from lit_mnist.report.load import RecordedRun
 from lit_mnist.report.quantities import three_digits
@@ -48,15 +48,18 @@ def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palet
     drawings = []
     for name, label in ((BATCH_EDGE, "learning rate × batch sharpness / 2"), ("active", "active hidden units (%)")):
         curves = {each: [readings(run, name) for run in each.runs] for each in groups}
-        drawings.append(_draw(name, label, "epoch", curves, palette))
+        drawings += _draw(name, label, "epoch", curves, palette)
     for sweep in sweeps:
-        if sweep.axis == "batch_size":
-            drawings += [_draw_losses(sweep, "images"), _draw_losses(sweep, "SGD steps")]
+        top = 1.3 * guessing(sweep.groups[0].result.classes)
+        for amount in ("images", "SGD steps") if sweep.axis == "batch_size" else ():
+            scales = {each: each.result.batch_size if amount == "images" else 1 for each in sweep.groups}
+            curves = {each: [loss_curve(run, top, scale) for run in each.runs] for each, scale in scales.items()}
+            name = f"loss_by_{amount.split()[-1]}"
+            drawings += _draw(name, "training loss (nats)", amount, curves, Palette(sweep.groups))
     blocks: list[Block] = []
-    if shown := [each for each in drawings if each]:
-        many = len(groups) > MANY
-        bands = palette.key if many else "Bands reach from the lowest run to the highest."
-        blocks.append(Figures(shown, f"Lines join medians. {bands} A run counts until it fails."))
+    if drawings:
+        bands = palette.key if len(groups) > MANY else "Bands reach from the lowest run to the highest."
+        blocks.append(Figures(drawings, f"Lines join medians. {bands} A run counts until it fails."))
     if said := [each for each in sentences if each]:
         blocks.append(Bullets(said))
     return Section("why", "Why", blocks, methods=_METHODS) if blocks else None
@@ -82,8 +85,10 @@ def readings(run: RecordedRun, name: str) -> Points:
 
 def edge_of_stability(groups: Sequence[Group]) -> str:
     """States on which side of the edge of stability the runs train; "" without three measured runs of a group."""
-    places = {each: _settled(each, BATCH_EDGE) for each in groups}
-    shown = _outermost([each for each in groups if places[each]], lambda each: places[each])
+    places = {each: found for each in groups if (found := _settled(each, BATCH_EDGE))}
+    shown = sorted(places, key=lambda each: median(places[each]))
+    if len(shown) > MANY:
+        shown = [*shown[: MANY // 2], *shown[-(MANY // 2) :]]
     sides: dict[str, list[str]] = {}
     for each in shown:
         low, high = min(places[each]), max(places[each])
@@ -186,56 +191,29 @@ def accuracy_at(run: RecordedRun, loss: float) -> float | None:
     return None
 
 
-def _outermost(groups: Sequence[Group], values: Callable[[Group], Sequence[float]]) -> list[Group]:
-    """The groups by their median, or the lowest and the highest of many."""
-    ranked = sorted(groups, key=lambda each: median(values(each)))
-    return ranked if len(ranked) <= MANY else ranked[: MANY // 2] + ranked[-(MANY // 2) :]
-
-
 def _counted(group: Group, measured: int) -> str:
     """The number of runs behind a value, and of failures among all, to be put in parentheses."""
     of = f" of {len(group.runs)}" if measured < len(group.runs) else ""
     return f"{measured}{of} runs" + (f", {len(group.failed)} failed" if group.failed else "")
 
 
-def _draw_losses(sweep: Sweep, amount: str) -> Drawing | None:
-    """Draws the training loss of blocks of mini-batches against "images" or "SGD steps", a colour for each batch size."""
-    top = 1.3 * guessing(sweep.groups[0].result.classes)
-    curves: dict[Group, list[Points]] = {}
-    for each in sweep.groups:
-        scale = each.result.batch_size if amount == "images" else 1
-        curves[each] = [
-            [
-                (scale * step, min(max(loss, 1e-12), top))
-                for step, loss in run.block_losses
-                if step <= run.length * run.result.steps_per_epoch
-            ]
-            for run in each.runs
-        ]
-    return _draw(f"loss_by_{amount.split()[-1]}", "training loss (nats)", amount, curves, Palette(sweep.groups))
-
-
-def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Points]], palette: Palette) -> Drawing | None:
-    """Draws medians and ranges of the curves of each group's runs; None if there are no points."""
-    curves = {each: runs for each, runs in curves.items() if any(runs)}
-    if not curves:
-        return None
+def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Points]], palette: Palette) -> list[Drawing]:
+    """Draws medians and ranges of the curves of each group's runs; nothing if there are no points."""
+    values = {each: gather(runs) for each, runs in curves.items() if any(runs)}
+    if not values:
+        return []
     with canvas(*PANEL) as figure:
         axes = panel(figure, label, xlabel)
-        for each, runs in curves.items():
-            values: dict[float, list[float]] = {}
-            for x, y in chain.from_iterable(runs):
-                values.setdefault(x, []).append(y)
-            along, color = sorted(values), palette.of(each)
-            middle, low, high = ([pick(values[x]) for x in along] for pick in (median, min, max))
-            if len(curves) <= MANY:
-                axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
-            axes.plot(along, middle, color=color, linestyle=palette.dash(each), label=each.name)
+        for each, found in values.items():
+            middle, low, high = ([pick(some) for some in found.values()] for pick in (median, min, max))
+            if len(values) <= MANY:
+                axes.fill_between([*found], low, high, color=palette.of(each), alpha=0.15, linewidth=0)
+            axes.plot([*found], middle, color=palette.of(each), linestyle=palette.dash(each), label=each.name)
         if file == BATCH_EDGE:
             axes.axhline(1, color=INK, linewidth=0.9, linestyle="dashed")
         if file != "active":
             logarithmic(axes)
         axes.xaxis.set_major_formatter("{x:g}" if xlabel == "epoch" else "{x:,.0f}")
-        if len(curves) <= MANY:
+        if len(values) <= MANY:
             axes.legend(fontsize=8, handlelength=1.6)
-        return Drawing(file, f"{label.capitalize()} against {xlabel}", to_svg(figure))
+        return [Drawing(file, f"{label.capitalize()} against {xlabel}", to_svg(figure))]
