@@ -44,12 +44,7 @@ def find_grid(groups: Sequence[Group]) -> list[Group]:
 
 
 def map_section(groups: Sequence[Group], palette: Palette) -> Section | None:
-    """Draws and states what the learning rate and the batch size do together; None where they form no grid.
-
-    Args:
-        groups: All groups.
-        palette: Colours of the groups.
-    """
+    """Draws and states what the learning rate and the batch size do together; None where they form no grid."""
     grid = find_grid(groups)
     if not grid:
         return None
