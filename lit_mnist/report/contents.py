@@ -9,15 +9,13 @@ from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, find_sweeps
 from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_survival, draw_sweeps
 from lit_mnist.report.findings import lead_sentences, overview, section_sentences
 from lit_mnist.report.map import map_section
-from lit_mnist.report.published import published_rows
 from lit_mnist.report.quantities import DECLARED, TEST_ACCURACY
-from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table
-from lit_mnist.report.tables import all_runs, count_of, levels, provenance, results
+from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section
+from lit_mnist.report.tables import all_runs, count_of, levels, provenance, published, results
 from lit_mnist.report.why import why_section
 
 Sweeps = dict[Axis, list[Sweep]]
 MOST_NAMED = 12  # groups in the table of the first screen
-SOURCE = 'Published: one unseeded run of each configuration, in an unpublished course notebook ("Assignment 2", January 2025).'
 METHODS = (
     "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate, or "
     "only in the batch size, form a sweep.",
@@ -45,7 +43,7 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     palette = Palette(groups)
     sweeps = {axis: found for axis in AXES if (found := find_sweeps(groups, axis))}
     causes = why_section(groups, [found[0] for found in sweeps.values()], palette), map_section(groups, palette)
-    sections = [section for section in causes if section]
+    sections = [*filter(None, causes)]
     sections += [_sweep_section(found, palette) for found in sweeps.values()]
     if concerned := [each for each in groups if each.failed]:
         whole = count_of(len(groups) - len(concerned), "configuration")
@@ -57,9 +55,8 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
         sections.append(Section("accuracy", "Train and test accuracy", [figure]))
     if len(groups) > MOST_NAMED:
         sections.append(Section("configurations", "All configurations", [results(groups, True)], True))
-    if rows := published_rows(groups):
-        columns = ("configuration", "figure", "published", "median here", "the published value ranks")
-        sections.append(Section("published", "Beside the published runs", [Table(columns, rows, 2, SOURCE)], True))
+    if (beside := published(groups)).rows:
+        sections.append(Section("published", "Beside the published runs", [beside], True))
     lines = Lines([run.result.command for each in groups for run in each.runs if run.result.command])
     sections.append(Section("runs", "All runs, and the lines that run them again", [all_runs(groups), lines], True))
     if problems:

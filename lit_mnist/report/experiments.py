@@ -39,23 +39,20 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Groups that differ in one hyperparameter only, sorted by it; at least two."""
+    """Groups that differ in one hyperparameter only, sorted by it, at least two; and what the other one is fixed at."""
 
     axis: Axis
     groups: tuple[Group, ...]
+    fixed_level: float
 
     @property
     def label(self) -> str:
+        """The hyperparameter, in words."""
         return AXES[self.axis]
 
     @property
-    def fixed_level(self) -> float:
-        """Level of the other hyperparameter of the two."""
-        return self.groups[0].level(OTHER[self.axis])
-
-    @property
     def fixed(self) -> str:
-        """The other hyperparameter and its level."""
+        """The other hyperparameter and its level, in words."""
         return f"{AXES[OTHER[self.axis]]} {level_text(self.fixed_level)}"
 
     def level(self, group: Group) -> str:
@@ -89,13 +86,22 @@ def find_sweeps(groups: Sequence[Group], axis: Axis) -> list[Sweep]:
 
     The main sweep comes first: the one with most levels, then most runs, then in the middle of all.
     """
-    alike: dict[str, list[Group]] = {}
-    for each in groups:
-        alike.setdefault(experiment_key(each.result.hyperparameters, [axis]), []).append(each)
-    found = [Sweep(axis, tuple(sorted(some, key=lambda each: each.level(axis)))) for some in alike.values() if len(some) > 1]
+    found = []
+    for some in sets_alike(groups, [axis]):
+        if len(some) > 1:
+            ordered = tuple(sorted(some, key=lambda each: each.level(axis)))
+            found.append(Sweep(axis, ordered, some[0].level(OTHER[axis])))
     found.sort(key=lambda sweep: sweep.fixed_level)
     middle, runs = (len(found) - 1) / 2, {sweep: sum(len(each.runs) for each in sweep.groups) for sweep in found}
     return sorted(found, key=lambda sweep: (-len(sweep.groups), -runs[sweep], abs(found.index(sweep) - middle)))
+
+
+def sets_alike(groups: Sequence[Group], without: Collection[str]) -> list[list[Group]]:
+    """Collects the groups that are alike apart from some hyperparameters."""
+    alike: dict[str, list[Group]] = {}
+    for each in groups:
+        alike.setdefault(experiment_key(each.result.hyperparameters, without), []).append(each)
+    return [*alike.values()]
 
 
 def experiment_key(hyperparameters: dict[str, Any], without: Collection[str] = ()) -> str:

@@ -77,13 +77,9 @@ def draw_survival(groups: Sequence[Group], palette: Palette) -> Drawing:
 
 
 def draw_sweeps(sweeps: Sequence[Sweep], quantity: Quantity | None, palette: Palette, by_ratio: bool = False) -> Drawing:
-    """A quantity, or the share of failures, of sweeps over one hyperparameter, a line for each sweep.
+    """A quantity, or the share of failures where it is None, a line for each sweep, all over the same hyperparameter.
 
-    Args:
-        sweeps: Over the same hyperparameter.
-        quantity: None for the share of failures.
-        palette: Colours of the groups.
-        by_ratio: Draws against learning rate / batch size instead of the hyperparameter.
+    If `by_ratio`, it is drawn against learning rate / batch size instead.
     """
     axis, sweeps = sweeps[0].axis, sorted(sweeps, key=lambda sweep: sweep.fixed_level)
     name, unit = (quantity.name, "nats" if quantity.is_loss else "%") if quantity else ("failed runs", "%")

@@ -9,15 +9,7 @@ from statistics import fmean
 from lit_mnist.record.result import Result
 from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps, group_runs
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.quantities import (
-    DECLARED,
-    FINAL_LOSS,
-    FIRST_LOSS,
-    TEST_ACCURACY,
-    Quantity,
-    common_steps,
-    loss_at_steps,
-)
+from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, FIRST_LOSS, TEST_ACCURACY, Quantity, loss_at_steps
 from lit_mnist.report.statistics import Difference, share_interval, trend
 
 SIGNIFICANCE = 0.05
@@ -26,11 +18,7 @@ NAMED = 3  # levels that the best one is compared with, and other things of one 
 
 
 def answers(results: Mapping[Path, Result]) -> list[str]:
-    """Answers what the learning rate and the batch size do in these runs, in the sentences of the first screen.
-
-    Args:
-        results: At least one, by run folder.
-    """
+    """Answers what the learning rate and the batch size do in one run or more, in the sentences of the first screen."""
     groups, _ = group_runs([RecordedRun(str(path), result, path) for path, result in results.items()])
     main = [sweeps[0] for axis in AXES if (sweeps := find_sweeps(groups, axis))]
     return [sentence for sweep in main for sentence in lead_sentences(sweep)] or overview(groups)
@@ -133,7 +121,8 @@ def per_image_and_step(sweep: Sweep) -> str:
     if sweep.axis != "batch_size":
         return ""
     small, large = sweep.groups[0], sweep.groups[-1]
-    steps = common_steps([small, large])
+    reached = [[run.block_losses[-1][0] for run in each.runs if run.block_losses] for each in (small, large)]
+    steps = min(max(ends, default=0) for ends in reached)
     said: list[str] = []
     for amount, quantity in (("one epoch (equal images)", FIRST_LOSS), (f"{steps:,} SGD steps", loss_at_steps(steps))):
         change = quantity.compare(small, large)

@@ -16,12 +16,7 @@ LEAST_LOSS = 1e-6  # nats; the axis ends there
 
 
 def make_knob(grid: Sequence[Group], palette: Palette) -> Knob | None:
-    """Prepares a figure and a sentence for each cell of the grid; None if they would be too many for a page.
-
-    Args:
-        grid: Groups that differ in learning rate and batch size only; a cell may be missing.
-        palette: Colours of the groups.
-    """
+    """Prepares a figure and a sentence for each cell of the grid; None if they would be too many for a page."""
     if len(grid) > MOST_CELLS:
         return None
     rates, sizes = (sorted({each.level(axis) for each in grid}) for axis in AXES)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
-from lit_mnist.report.experiments import AXES, Group, Sweep, experiment_key, find_sweeps
+from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps, sets_alike
 from lit_mnist.report.figures import PANEL, draw_groups, draw_sweeps, logarithmic, mark_levels, panel
 from lit_mnist.report.findings import NAMED, listed
 from lit_mnist.report.knob import make_knob
@@ -35,10 +35,7 @@ _METHODS = (
 
 def find_grid(groups: Sequence[Group]) -> list[Group]:
     """Finds the largest set of groups that differ in nothing but learning rate and batch size, if it is more than a cross."""
-    alike: dict[str, list[Group]] = {}
-    for each in groups:
-        alike.setdefault(experiment_key(each.result.hyperparameters, AXES), []).append(each)
-    largest = max(alike.values(), key=len)
+    largest = max(sets_alike(groups, AXES), key=len)
     rates, sizes = ({each.level(axis) for each in largest} for axis in AXES)
     return largest if min(len(rates), len(sizes)) > 1 and len(largest) >= len(rates) + len(sizes) else []
 
@@ -128,9 +125,7 @@ class Law:
 def fit_law(best: Mapping[Group, Sweep], steps: Quantity) -> Law | None:
     """Fits the law to the logarithms of the steps of all runs; None if it does not describe them, or they do not bound it.
 
-    Args:
-        best: At least four groups, each inside its sweep over the learning rate; else None is returned.
-        steps: SGD steps to the target.
+    At least four batch sizes are needed, each fastest inside its sweep over the learning rate.
     """
     if len(best) < FEWEST_SIZES or any(each in (line.groups[0], line.groups[-1]) for each, line in best.items()):
         return None

@@ -1,7 +1,7 @@
 """What is compared: four quantities declared in advance, and losses at equal SGD steps and images."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -14,12 +14,9 @@ TARGETS = (0.1, 0.2, 0.5, 1.0, 2.0)  # nats; the first that most runs reach is t
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that a run may have.
+    """A number that a run may have: its name within a sentence, and its value, None if the run has none.
 
-    Attributes:
-        name: What it is, in the middle of a sentence.
-        is_loss: Less is better, compared by ratios, on a logarithmic axis; else more is better, compared by differences.
-        of: The run's value; None if it has none. Runs that failed have no final value.
+    If `is_loss`, less is better, compared by ratios on a logarithmic axis; else more is better, compared by differences.
     """
 
     name: str
@@ -60,6 +57,7 @@ def _survivors(of: Callable[[RecordedRun], float | None]) -> Callable[[RecordedR
 
 
 FIRST_LOSS = Quantity("training loss of epoch 1", True, lambda run: next(iter(run.result.train_loss_by_epoch), None))
+TENTH_LOSS = Quantity("training loss of epoch 10", True, lambda run: next(iter(run.result.train_loss_by_epoch[9:]), None))
 FINAL_LOSS = Quantity("final training loss", True, _survivors(lambda run: run.result.final_train_loss))
 TEST_ACCURACY = Quantity("test accuracy", False, _survivors(lambda run: run.result.test_accuracy))
 TRAIN_ACCURACY = Quantity("train accuracy", False, _survivors(lambda run: run.result.train_accuracy))
@@ -67,24 +65,13 @@ DECLARED = (FIRST_LOSS, FINAL_LOSS, TEST_ACCURACY)  # and the share of failures
 
 
 def loss_at_steps(steps: int) -> Quantity:
-    """Mean of the losses of the blocks that end in the last tenth of a number of SGD steps; else of the nearest one.
-
-    None for a run that failed before, or has no block near enough.
-    """
+    """Mean loss of the blocks that end in the last tenth of a number of SGD steps; None for a run that failed before."""
 
     def of(run: RecordedRun) -> float | None:
-        if not run.block_losses or run.length * run.result.steps_per_epoch < steps:
-            return None
-        last, nearest = min(run.block_losses, key=lambda block: abs(block[0] - steps))
         inside = [loss for step, loss in run.block_losses if 0.9 * steps < step <= steps]
-        return fmean(inside or [nearest]) if abs(last - steps) < 0.15 * steps else None
+        return fmean(inside) if inside and run.length * run.result.steps_per_epoch >= steps else None
 
     return Quantity(f"training loss after {steps:,} SGD steps", True, of)
-
-
-def common_steps(groups: Sequence[Group]) -> int:
-    """SGD steps that a run of each group made, as far as the block losses reach; 0 where there are none."""
-    return min(max((run.block_losses[-1][0] for run in each.runs if run.block_losses), default=0) for each in groups)
 
 
 def steps_to(run: RecordedRun, target: float) -> float | None:

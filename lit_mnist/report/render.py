@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
 
 import jinja2
 from markupsafe import Markup
@@ -21,7 +20,6 @@ PLAIN_WORD = re.compile(r"[\w@%+=:,./~-]+")
 class Bullets:
     """A list, with a heading of its own if it has one."""
 
-    kind: ClassVar = "bullets"
     items: Sequence[str]
     heading: str = ""
 
@@ -30,7 +28,6 @@ class Bullets:
 class Table:
     """Rows of text; the first `texts` columns are left-aligned and may wrap, the others hold numbers."""
 
-    kind: ClassVar = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     texts: int = 1
@@ -41,7 +38,6 @@ class Table:
 class Figures:
     """Drawings side by side, and a caption for all of them."""
 
-    kind: ClassVar = "figures"
     drawings: Sequence[Drawing]
     caption: str
 
@@ -50,7 +46,6 @@ class Figures:
 class Lines:
     """Commands to paste; what is not plainly a command of ours is shown as text."""
 
-    kind: ClassVar = "lines"
     lines: Sequence[str]
 
 
@@ -58,7 +53,6 @@ class Lines:
 class Knob:
     """A choice among prepared figures, on the page only, by the places of rate and size; `start` is the one shown first."""
 
-    kind: ClassVar = "knob"
     rates: Sequence[str]
     sizes: Sequence[str]
     cells: Mapping[tuple[int, int], Figures]
@@ -69,7 +63,6 @@ class Knob:
 class Columns:
     """Blocks side by side where there is room."""
 
-    kind: ClassVar = "columns"
     blocks: Sequence["Block"]
 
 
@@ -97,14 +90,7 @@ class Page:
     title: str
     subtitle: str
     lead: Sequence[Block]
-    sections: Sequence[Section] = field(default_factory=tuple)
-
-    @property
-    def drawings(self) -> list[Drawing]:
-        """Every figure of the page."""
-        blocks = [*self.lead, *(block for section in self.sections for block in section.blocks)]
-        blocks += [inner for block in blocks if isinstance(block, Columns) for inner in block.blocks]
-        return [drawing for block in blocks if isinstance(block, Figures) for drawing in block.drawings]
+    sections: Sequence[Section] = ()
 
 
 def is_command(line: str) -> bool:
@@ -125,9 +111,13 @@ def render_markdown(page: Page) -> str:
 
 def figure_files(page: Page) -> dict[str, str]:
     """Draws each figure of the page for a light and for a dark background, by file name."""
+    blocks = [*page.lead, *(block for section in page.sections for block in section.blocks)]
+    blocks += [inner for block in blocks if isinstance(block, Columns) for inner in block.blocks]
     return {
         f"{drawing.name}-{theme}.svg": f"<!-- {MARK} -->\n{paint(drawing.svg, index)}"
-        for drawing in page.drawings
+        for block in blocks
+        if isinstance(block, Figures)
+        for drawing in block.drawings
         for index, theme in enumerate(("light", "dark"))
     }
 
@@ -161,5 +151,6 @@ def _templates() -> jinja2.Environment:
         finalize=lambda value: _printable(value) if type(value) is str else value,
     )
     environment.filters |= {"md": markdown_text, "inline": lambda drawing: Markup(inline(drawing))}
+    environment.filters["kind"] = lambda block: type(block).__name__.lower()
     environment.tests |= {"command": is_command}
     return environment
