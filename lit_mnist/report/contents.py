@@ -64,12 +64,9 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     methods = [*METHODS, *(method for section in sections for method in section.methods)]
     sections.append(Section("methods", "Methods", [Bullets(methods)], True))
     sections.append(Section("provenance", "Versions, machines and data", [provenance(groups)], True))
-    return Page(_title(sweeps), _subtitle(groups, problems), _first_screen(groups, sweeps, palette), sections)
-
-
-def _title(sweeps: Sweeps) -> str:
-    swept = [f"the {AXES[axis]}" for axis in sweeps]
-    return f"What {' and '.join(swept)} {'do' if len(swept) > 1 else 'does'}" if swept else "Runs compared"
+    swept = " and ".join(f"the {AXES[axis]}" for axis in sweeps)
+    title = f"What {swept} {'do' if len(sweeps) > 1 else 'does'}" if sweeps else "Runs compared"
+    return Page(title, _subtitle(groups, problems), _first_screen(groups, sweeps, palette), sections)
 
 
 def _subtitle(groups: Sequence[Group], problems: Sequence[str]) -> str:

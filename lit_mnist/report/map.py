@@ -1,4 +1,4 @@
-"""Section on a grid of learning rates and batch sizes: what depends on their ratio, and what a larger batch saves."""
+"""Section on a grid of learning rates and batch sizes: what depends on their ratio, what a larger batch saves, every cell."""
 
 import math
 import warnings
@@ -10,13 +10,24 @@ from typing import Any
 import numpy as np
 from scipy import optimize, stats
 
-from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
-from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps, sets_alike
-from lit_mnist.report.figures import PANEL, draw_groups, draw_sweeps, logarithmic, mark_levels, panel
+from lit_mnist.record.result import guessing
+from lit_mnist.report.drawing import FAINT, INK, Drawing, Palette, canvas, to_svg
+from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps, level_text, sets_alike
+from lit_mnist.report.figures import (
+    PANEL,
+    columns,
+    draw_groups,
+    draw_runs,
+    draw_sweeps,
+    logarithmic,
+    loss_curve,
+    mark_levels,
+    medians,
+    panel,
+)
 from lit_mnist.report.findings import NAMED, listed
-from lit_mnist.report.knob import make_knob
-from lit_mnist.report.quantities import FINAL_LOSS, TARGETS, Quantity, steps_to_target
-from lit_mnist.report.render import Block, Bullets, Figures, Section
+from lit_mnist.report.quantities import FINAL_LOSS, TARGETS, TEST_ACCURACY, Quantity, steps_to_target
+from lit_mnist.report.render import Block, Bullets, Figures, Knob, Section
 from lit_mnist.report.statistics import CONFIDENCE
 from lit_mnist.report.why import readings
 
@@ -24,6 +35,8 @@ EQUIVALENT = 0.05  # relative difference of losses that linear scaling may leave
 TWO_TESTS = 1 - 2 * (1 - CONFIDENCE)  # confidence of the interval that two one-sided tests at 5 % make
 MISFIT = 0.3  # relative distance of a batch size from the law, beyond which the law is not stated
 FEWEST_SIZES, FEWEST_RATES = 4, 3  # of a law
+MOST_CELLS = 40  # of a knob; each is a figure, and takes 0.1 s
+LEAST_LOSS = 1e-6  # nats; the axes of its figures end there
 _METHODS = (
     "Linear scaling means the same final training loss at equal learning rate / batch size and equal images: two one-sided "
     "t tests of the logarithms at 5 %, for a difference of at most 5 %.",
@@ -57,7 +70,7 @@ def map_section(groups: Sequence[Group], palette: Palette) -> Section | None:
         sentences += [law_sentence([*best], steps, law)] if law else []
     blocks: list[Block] = [Figures(drawings, caption)]
     blocks += [Bullets(sentences)] if sentences else []
-    if knob := make_knob(grid, palette):
+    if knob := _make_knob(grid, palette):
         blocks.append(knob)
     return Section("map", "Learning rate and batch size together", blocks, methods=_METHODS)
 
@@ -176,3 +189,43 @@ def _draw_steps(best: Sequence[Group], steps: Quantity, law: Law | None, palette
         mark_levels(axes, sizes)
         logarithmic(axes)
         return Drawing("steps_to_target", "SGD steps to a target against the batch size", to_svg(figure))
+
+
+def _make_knob(grid: Sequence[Group], palette: Palette) -> Knob | None:
+    """Prepares a figure and a sentence for each cell of the grid; None if they would be too many for a page."""
+    if len(grid) > MOST_CELLS:
+        return None
+    rates, sizes = (sorted({each.level(axis) for each in grid}) for axis in AXES)
+    places = {(rates.index(each.result.lr), sizes.index(each.result.batch_size)): each for each in grid}
+    top = 1.5 * guessing(grid[0].result.classes)
+    losses = [loss for each in grid for run in each.runs for _, loss in loss_curve(run, top)]
+    bounds = max(LEAST_LOSS, min(losses, default=1) / 1.3), top
+    cells = {}
+    for (row, column), each in places.items():
+        beside = [places.get(place) for place in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))]
+        drawing = _draw_cell(each, [other for other in beside if other], bounds, palette, f"cell_{row}_{column}")
+        cells[row, column] = Figures([drawing], _told(each))
+    start = min(places, key=lambda place: (len(places[place].failed), median(FINAL_LOSS.values(places[place]) or [math.inf])))
+    return Knob([*map(level_text, rates)], [*map(level_text, sizes)], cells, start)
+
+
+def _told(group: Group) -> str:
+    """The level of a cell and the results of its runs, as a caption."""
+    parts = [f"{len(group.failed)} of {len(group.runs)} runs failed"]
+    parts += [f"median {each.name} {each.median_text(group)}" for each in (FINAL_LOSS, TEST_ACCURACY) if each.values(group)]
+    settings = f"Learning rate {level_text(group.result.lr)}, batch size {group.result.batch_size}"
+    return f"{settings}: {', '.join(parts)}. Grey: medians of the neighbouring settings."
+
+
+def _draw_cell(group: Group, neighbours: Sequence[Group], bounds: tuple[float, float], palette: Palette, name: str) -> Drawing:
+    """Draws every run of a group over the medians of its neighbours, on axes that all cells share."""
+    with canvas(*PANEL) as figure:
+        axes = panel(figure, "training loss (nats)", "epoch", "linear")
+        for each in neighbours:
+            middle = medians(loss_curve(run, bounds[1]) for run in each.runs)
+            axes.plot(*columns(middle), color=FAINT, linewidth=1.4)
+        draw_runs(axes, group.runs, bounds[1], color=palette.of(group), linewidth=1.2, marker="o", markersize=3)
+        logarithmic(axes)
+        axes.set_ylim(*bounds)
+        axes.set_xlim(0, group.result.hyperparameters.get("max_epochs") or None)
+        return Drawing(name, f"Training loss of every run at {group.name}", to_svg(figure))

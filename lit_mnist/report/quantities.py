@@ -62,14 +62,21 @@ FINAL_LOSS = Quantity("final training loss", True, _survivors(lambda run: run.re
 TEST_ACCURACY = Quantity("test accuracy", False, _survivors(lambda run: run.result.test_accuracy))
 TRAIN_ACCURACY = Quantity("train accuracy", False, _survivors(lambda run: run.result.train_accuracy))
 DECLARED = (FIRST_LOSS, FINAL_LOSS, TEST_ACCURACY)  # and the share of failures
+PUBLISHED = (FIRST_LOSS, TENTH_LOSS, FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)
 
 
 def loss_at_steps(steps: int) -> Quantity:
-    """Mean loss of the blocks that end in the last tenth of a number of SGD steps; None for a run that failed before."""
+    """Mean loss of the blocks that end in the last tenth of a number of SGD steps, or the loss of the nearest one.
+
+    None for a run that failed before, or has no block near enough.
+    """
 
     def of(run: RecordedRun) -> float | None:
+        if not run.block_losses or run.length * run.result.steps_per_epoch < steps:
+            return None
+        last, nearest = min(run.block_losses, key=lambda block: abs(block[0] - steps))
         inside = [loss for step, loss in run.block_losses if 0.9 * steps < step <= steps]
-        return fmean(inside) if inside and run.length * run.result.steps_per_epoch >= steps else None
+        return fmean(inside or [nearest]) if abs(last - steps) < 0.15 * steps else None
 
     return Quantity(f"training loss after {steps:,} SGD steps", True, of)
 

@@ -12,16 +12,7 @@ from typing import Any
 
 from lit_mnist.record.printable import csv_cell, one_line
 from lit_mnist.report.experiments import Group, Sweep, level_text
-from lit_mnist.report.quantities import (
-    DECLARED,
-    FINAL_LOSS,
-    FIRST_LOSS,
-    TARGETS,
-    TENTH_LOSS,
-    TEST_ACCURACY,
-    TRAIN_ACCURACY,
-    steps_to_target,
-)
+from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, PUBLISHED, TARGETS, TEST_ACCURACY, TRAIN_ACCURACY, steps_to_target
 from lit_mnist.report.render import Table
 from lit_mnist.report.statistics import share_interval
 
@@ -123,10 +114,9 @@ def published(groups: Sequence[Group]) -> Table:
     """A row for each published figure of the experiments: its median here, and its rank among the runs here."""
     rows = []
     for each, run in ((each, run) for each in groups if (run := find_published(each))):
-        losses, accuracies = run["train_loss_by_epoch"], (run["train_accuracy_percent"], run["test_accuracy_percent"])
-        figures = {FIRST_LOSS: losses[0], TENTH_LOSS: losses[9], FINAL_LOSS: losses[-1]}
-        figures |= {TRAIN_ACCURACY: accuracies[0] / 100, TEST_ACCURACY: accuracies[1] / 100}
-        for quantity, value in figures.items():
+        losses, percent = run["train_loss_by_epoch"], (run["train_accuracy_percent"], run["test_accuracy_percent"])
+        figures = (losses[0], losses[9], losses[-1], percent[0] / 100, percent[1] / 100)
+        for quantity, value in zip(PUBLISHED, figures, strict=True):
             if values := quantity.values(each):
                 lower = sum(other < value - ROUNDING for other in values)
                 equal = sum(abs(other - value) <= ROUNDING for other in values)
