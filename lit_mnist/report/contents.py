@@ -10,7 +10,7 @@ from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_
 from lit_mnist.report.findings import lead_sentences, overview, section_sentences
 from lit_mnist.report.map import map_section
 from lit_mnist.report.quantities import DECLARED, TEST_ACCURACY
-from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section
+from lit_mnist.report.render import Block, Bullets, Figures, Lines, Page, Section
 from lit_mnist.report.tables import all_runs, count_of, levels, provenance, published, results
 from lit_mnist.report.why import why_section
 
@@ -80,10 +80,10 @@ def _subtitle(groups: Sequence[Group], problems: Sequence[str]) -> str:
     return text + (f" {count_of(len(problems), 'folder')} could not be counted; see the end." if problems else "")
 
 
-def _first_screen(groups: Sequence[Group], sweeps: Sweeps, palette: Palette) -> list[Block]:
+def _first_screen(groups: Sequence[Group], sweeps: Sweeps, palette: Palette) -> list[Block | list[Block]]:
     """The answers; below them all curves beside a line for each group, or for those of the main sweeps if they are many."""
     main = [found[0] for found in sweeps.values()]
-    answers = [Bullets(lead_sentences(sweep), f"{sweep.label.capitalize()}, at {sweep.fixed}") for sweep in main]
+    answers: list[Block] = [Bullets(lead_sentences(sweep), f"{sweep.label.capitalize()}, at {sweep.fixed}") for sweep in main]
     swept = {each for sweep in main for each in sweep.groups} or {*groups}
     shown = [each for each in groups if len(groups) <= MOST_NAMED or each in swept][:MOST_NAMED]
     hidden = f" {len(groups) - len(shown)} more configurations are listed below." if len(shown) < len(groups) else ""
@@ -91,8 +91,8 @@ def _first_screen(groups: Sequence[Group], sweeps: Sweeps, palette: Palette) -> 
     crosses = ", crosses where runs failed" if any(each.failed for each in groups) else ""
     key = f" {palette.key}" if len(groups) > LABELS else ""
     curves = Figures([draw_curves(groups, palette)], f"Every run thin, medians thick{crosses}.{key}")
-    first = Columns(answers) if len(answers) > 1 else (answers or [Bullets(overview(groups))])[0]
-    return [first, Columns([curves, results(shown, True, note)])]
+    first = answers if len(answers) > 1 else (answers or [Bullets(overview(groups))])[0]
+    return [first, [curves, results(shown, True, note)]]
 
 
 def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:

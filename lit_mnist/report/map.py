@@ -11,7 +11,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from lit_mnist.record.result import guessing
-from lit_mnist.report.drawing import FAINT, INK, Drawing, Palette, canvas, to_svg
+from lit_mnist.report.drawing import FAINT, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps, level_text, sets_alike
 from lit_mnist.report.figures import (
     PANEL,
@@ -66,7 +66,7 @@ def map_section(groups: Sequence[Group], palette: Palette) -> Section | None:
     if best:
         law = fit_law(best, steps)
         drawings.append(_draw_steps([*best], steps, law, palette))
-        caption += " Steps are those at the fastest learning rate" + (", and the dashed line is the law." if law else ".")
+        caption += " Steps are those at the fastest learning rate" + (", and the line is the law." if law else ".")
         sentences += [law_sentence([*best], steps, law)] if law else []
     blocks: list[Block] = [Figures(drawings, caption)]
     blocks += [Bullets(sentences)] if sentences else []
@@ -182,10 +182,11 @@ def _draw_steps(best: Sequence[Group], steps: Quantity, law: Law | None, palette
     sizes = [each.result.batch_size for each in best]
     with canvas(*PANEL) as figure:
         axes = panel(figure, steps.name, "batch size")
-        draw_groups(axes, dict(zip(best, sizes, strict=True)), steps, palette.at("batch_size", sizes[0]))
+        for each, size in zip(best, sizes, strict=True):
+            draw_groups(axes, {each: size}, steps, palette.at("batch_size", size))
         if law:
             curve = np.geomspace(sizes[0], sizes[-1], 50)
-            axes.plot(curve, law.least * (1 + law.images / curve), color=INK, linewidth=1, linestyle="dashed")
+            axes.plot(curve, law.least * (1 + law.images / curve), color=palette.at("batch_size", sizes[0]), linewidth=1)
         mark_levels(axes, sizes)
         logarithmic(axes)
         return Drawing("steps_to_target", "SGD steps to a target against the batch size", to_svg(figure))

@@ -59,14 +59,7 @@ class Knob:
     start: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Blocks side by side where there is room."""
-
-    blocks: Sequence["Block"]
-
-
-Block = Bullets | Table | Figures | Lines | Knob | Columns
+Block = Bullets | Table | Figures | Lines | Knob
 
 
 @dataclass(frozen=True)
@@ -85,11 +78,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What is seen first, and the sections below."""
+    """What is seen first, with lists of blocks side by side where there is room, and the sections below."""
 
     title: str
     subtitle: str
-    lead: Sequence[Block]
+    lead: Sequence[Block | list[Block]]
     sections: Sequence[Section] = ()
 
 
@@ -111,8 +104,8 @@ def render_markdown(page: Page) -> str:
 
 def figure_files(page: Page) -> dict[str, str]:
     """Draws each figure of the page for a light and for a dark background, by file name."""
-    blocks = [*page.lead, *(block for section in page.sections for block in section.blocks)]
-    blocks += [inner for block in blocks if isinstance(block, Columns) for inner in block.blocks]
+    blocks = [block for row in page.lead for block in (row if isinstance(row, list) else [row])]
+    blocks += [block for section in page.sections for block in section.blocks]
     return {
         f"{drawing.name}-{theme}.svg": f"<!-- {MARK} -->\n{paint(drawing.svg, index)}"
         for block in blocks
