@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from lit_mnist.record.result import FAILED_OUTCOMES
 from lit_mnist.report.drawing import Palette
-from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, find_sweeps
+from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps
 from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_survival, draw_sweeps
 from lit_mnist.report.findings import lead_sentences, overview, section_sentences
 from lit_mnist.report.map import map_section
@@ -14,7 +14,6 @@ from lit_mnist.report.render import Block, Bullets, Figures, Lines, Page, Sectio
 from lit_mnist.report.tables import all_runs, count_of, levels, provenance, published, results
 from lit_mnist.report.why import why_section
 
-Sweeps = dict[Axis, list[Sweep]]
 MOST_NAMED = 12  # groups in the table of the first screen
 METHODS = (
     "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate, or "
@@ -42,8 +41,8 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     """Writes the page about at least one group."""
     palette = Palette(groups)
     sweeps = {axis: found for axis in AXES if (found := find_sweeps(groups, axis))}
-    causes = why_section(groups, [found[0] for found in sweeps.values()], palette), map_section(groups, palette)
-    sections = [*filter(None, causes)]
+    main = [found[0] for found in sweeps.values()]
+    sections = [*filter(None, (why_section(groups, main, palette), map_section(groups, palette)))]
     sections += [_sweep_section(found, palette) for found in sweeps.values()]
     if concerned := [each for each in groups if each.failed]:
         whole = count_of(len(groups) - len(concerned), "configuration")
@@ -66,7 +65,7 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     sections.append(Section("provenance", "Versions, machines and data", [provenance(groups)], True))
     swept = " and ".join(f"the {AXES[axis]}" for axis in sweeps)
     title = f"What {swept} {'do' if len(sweeps) > 1 else 'does'}" if sweeps else "Runs compared"
-    return Page(title, _subtitle(groups, problems), _first_screen(groups, sweeps, palette), sections)
+    return Page(title, _subtitle(groups, problems), _first_screen(groups, main, palette), sections)
 
 
 def _subtitle(groups: Sequence[Group], problems: Sequence[str]) -> str:
@@ -80,9 +79,8 @@ def _subtitle(groups: Sequence[Group], problems: Sequence[str]) -> str:
     return text + (f" {count_of(len(problems), 'folder')} could not be counted; see the end." if problems else "")
 
 
-def _first_screen(groups: Sequence[Group], sweeps: Sweeps, palette: Palette) -> list[Block | list[Block]]:
+def _first_screen(groups: Sequence[Group], main: Sequence[Sweep], palette: Palette) -> list[Block | list[Block]]:
     """The answers; below them all curves beside a line for each group, or for those of the main sweeps if they are many."""
-    main = [found[0] for found in sweeps.values()]
     answers: list[Block] = [Bullets(lead_sentences(sweep), f"{sweep.label.capitalize()}, at {sweep.fixed}") for sweep in main]
     swept = {each for sweep in main for each in sweep.groups} or {*groups}
     shown = [each for each in groups if len(groups) <= MOST_NAMED or each in swept][:MOST_NAMED]

@@ -52,15 +52,11 @@ def three_digits(value: float) -> str:
     return f"{value:.3g}" if value >= 1e4 or value < 1e-6 else f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-def _survivors(of: Callable[[RecordedRun], float | None]) -> Callable[[RecordedRun], float | None]:
-    return lambda run: None if run.result.failed else of(run)
-
-
 FIRST_LOSS = Quantity("training loss of epoch 1", True, lambda run: next(iter(run.result.train_loss_by_epoch), None))
 TENTH_LOSS = Quantity("training loss of epoch 10", True, lambda run: next(iter(run.result.train_loss_by_epoch[9:]), None))
-FINAL_LOSS = Quantity("final training loss", True, _survivors(lambda run: run.result.final_train_loss))
-TEST_ACCURACY = Quantity("test accuracy", False, _survivors(lambda run: run.result.test_accuracy))
-TRAIN_ACCURACY = Quantity("train accuracy", False, _survivors(lambda run: run.result.train_accuracy))
+FINAL_LOSS = Quantity("final training loss", True, lambda run: None if run.result.failed else run.result.final_train_loss)
+TEST_ACCURACY = Quantity("test accuracy", False, lambda run: None if run.result.failed else run.result.test_accuracy)
+TRAIN_ACCURACY = Quantity("train accuracy", False, lambda run: None if run.result.failed else run.result.train_accuracy)
 DECLARED = (FIRST_LOSS, FINAL_LOSS, TEST_ACCURACY)  # and the share of failures
 PUBLISHED = (FIRST_LOSS, TENTH_LOSS, FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)
 
