@@ -2,8 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -36,21 +36,16 @@ STYLE: Final[dict[Any, Any]] = dict.fromkeys(INKED, INK) | {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
 }
-MAKER = "lit_mnist"  # in the metadata of every PNG of ours, under "Software"
 SHOWN = 100  # images in one grid at most
 TILE, GAP = 1.0, 0.12  # inches: the side of an image in a grid, and the space around it
 DRAWABLE = 1e30  # losses beyond it leave a gap: matplotlib's arithmetic overflows
 
 
-@contextmanager
-def style(changes: Mapping[Any, Any] | None = None) -> Iterator[None]:
+def style(changes: Mapping[Any, Any] | None = None) -> AbstractContextManager[None]:
     """Draws with `STYLE` and `changes` to it on top of matplotlib's defaults; a user's matplotlibrc has no say."""
-    import matplotlib as mpl
+    import matplotlib.style
 
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE | dict(changes or {}))
-        yield
+    return matplotlib.style.context(STYLE | dict(changes or {}), after_reset=True)
 
 
 def plain(text: str, most: int = 80) -> str:
@@ -183,13 +178,13 @@ def _figure(**options: Any) -> "Figure":
 
 
 def as_png(figure: "Figure", title: str = "") -> bytes:
-    """The figure as the content of a PNG file: without a date, with `MAKER` and a title in its metadata."""
+    """The figure as the content of a PNG file: without a date, with its maker and a title in its metadata."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
     with style(), warnings.catch_warnings(action="ignore"):  # a box for each glyph that the font lacks
         canvas: Any = FigureCanvasAgg(figure)  # whose method draws once; savefig draws twice
-        canvas.print_png(buffer, metadata={"Software": MAKER, "Title": title})
+        canvas.print_png(buffer, metadata={"Software": "lit_mnist", "Title": title})
     return buffer.getvalue()
 
 

@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lit_mnist.record.result import RULE_VERSION, Place, Result, Times, judge
-from lit_mnist.report.published import published_runs
+from lit_mnist.report.tables import published_runs
 
 
 def make_result(

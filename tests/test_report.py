@@ -17,8 +17,8 @@ from lit_mnist.cli import DONE, FAILED
 from lit_mnist.report import main, results_table, write_report
 from lit_mnist.report.experiments import group_runs
 from lit_mnist.report.load import read_folders
-from lit_mnist.report.published import find_published, published_rows, published_runs
 from lit_mnist.report.quantities import steps_to
+from lit_mnist.report.tables import find_published, published, published_runs
 
 REFERENCE = Path(__file__).parent.parent / "logs" / "reference"
 
@@ -295,7 +295,7 @@ def test_ranks_stand_beside_the_published_values(tmp_path: Path) -> None:
         write_run(tmp_path / f"{seed}", "mine", seed, losses, max_epochs=20, test_accuracy=0.9833)
     (configuration,), _ = group_runs(read_folders([tmp_path])[0])
     assert find_published(configuration) == run
-    rows = {row[1]: row[-1] for row in published_rows([configuration])}
+    rows = {row[1]: row[-1] for row in published([configuration]).rows}
     assert rows["training loss of epoch 1"] == "above 3 of 3"
     assert rows["test accuracy"] == "above 0 of 3, equal to 3"
 

@@ -4,22 +4,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lit_mnist.cli import DONE, FAILED, Parser
 from lit_mnist.record.atomic import write_atomically
-
-if TYPE_CHECKING:
-    from lit_mnist.report.experiments import Group
+from lit_mnist.report.experiments import Group, group_runs
+from lit_mnist.report.load import read_folders
 
 __all__ = ["main", "results_table", "write_report"]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command.
-
-    Returns:
-        0 if all runs could be counted, 1 if the report names some that could not.
+    """Runs the command; returns 1 if the report names runs that could not be counted, else 0.
 
     Raises:
         ValueError: The command line is wrong, there is no finished run, or a file of another origin is in the way.
@@ -41,12 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     return FAILED if problems else DONE
 
 
-def write_report(folders: Sequence[Path], out: Path | None = None) -> "tuple[Path, list[str]]":
-    """Writes the report on all finished runs below the folders.
-
-    Args:
-        folders: At least one.
-        out: Folder to write to; by default the first one.
+def write_report(folders: Sequence[Path], out: Path | None = None) -> tuple[Path, list[str]]:
+    """Writes the report on all finished runs below the folders to `out`, by default to the first of them.
 
     Returns:
         Path of report.html, and what could not be counted.
@@ -87,10 +78,7 @@ def results_table(folder: Path | str) -> str:
     return render_table(results(_read([Path(folder)])[0]))
 
 
-def _read(folders: Sequence[Path]) -> "tuple[list[Group], list[str]]":
-    from lit_mnist.report.experiments import group_runs
-    from lit_mnist.report.load import read_folders
-
+def _read(folders: Sequence[Path]) -> tuple[list[Group], list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder; name one that holds runs, such as logs.")

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lit_mnist.cli import DONE, Parser
 from lit_mnist.record.printable import one_line
@@ -40,8 +39,8 @@ def compare(first: Path, second: Path) -> str:
         ValueError: A folder does not hold exactly one finished run.
     """
     runs = [_read(folder) for folder in (first, second)]
-    one, other = (_settings(run) for run in runs)
-    rows = [[key, _text(one.get(key)), _text(other.get(key))] for key in sorted(one | other) if one.get(key) != other.get(key)]
+    one, other = map(_settings, runs)
+    rows = [[key, one.get(key, "–"), other.get(key, "–")] for key in sorted(one | other) if one.get(key) != other.get(key)]
     if len(rows) > ROWS:
         rows[ROWS:] = [[f"and {len(rows) - ROWS} more", "", ""]]
     results = [["outcome", *(run.result.outcome for run in runs)]]
@@ -66,14 +65,13 @@ def _read(folder: Path) -> RecordedRun:
     return runs[0]
 
 
-def _settings(run: RecordedRun) -> dict[str, Any]:
+def _settings(run: RecordedRun) -> dict[str, str]:
     result = run.result
     told = {key: getattr(result, key) for key in ("name", "seed", "threads", "device", "commit", "data_sha256")}
-    return result.hyperparameters | told | result.versions | result.machine
-
-
-def _text(value: Any) -> str:
-    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    settings = result.hyperparameters | told | result.versions | result.machine
+    return {
+        key: f"{value:.9g}" if isinstance(value, float) else str(value) for key, value in settings.items() if value is not None
+    }
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:

@@ -5,19 +5,16 @@ from collections.abc import Sequence
 
 from lit_mnist.record.result import FAILED_OUTCOMES
 from lit_mnist.report.drawing import Palette
-from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, find_sweeps
-from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_survival, draw_sweep
+from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps
+from lit_mnist.report.figures import LABELS, draw_accuracies, draw_curves, draw_survival, draw_sweeps
 from lit_mnist.report.findings import lead_sentences, overview, section_sentences
 from lit_mnist.report.map import map_section
-from lit_mnist.report.published import published_rows
-from lit_mnist.report.quantities import TEST_ACCURACY
-from lit_mnist.report.render import Block, Bullets, Columns, Figures, Lines, Page, Section, Table
-from lit_mnist.report.tables import all_runs, count_of, levels, provenance, results
+from lit_mnist.report.quantities import DECLARED, TEST_ACCURACY
+from lit_mnist.report.render import Block, Bullets, Figures, Lines, Page, Section
+from lit_mnist.report.tables import all_runs, count_of, levels, provenance, published, results
 from lit_mnist.report.why import why_section
 
-Sweeps = dict[Axis, list[Sweep]]
 MOST_NAMED = 12  # groups in the table of the first screen
-SOURCE = 'Published: one unseeded run of each configuration, in an unpublished course notebook ("Assignment 2", January 2025).'
 METHODS = (
     "Runs that differ only in the seed form a configuration; configurations that differ only in the learning rate, or "
     "only in the batch size, form a sweep.",
@@ -44,8 +41,8 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     """Writes the page about at least one group."""
     palette = Palette(groups)
     sweeps = {axis: found for axis in AXES if (found := find_sweeps(groups, axis))}
-    causes = why_section(groups, [found[0] for found in sweeps.values()], palette), map_section(groups, palette)
-    sections = [section for section in causes if section]
+    main = [found[0] for found in sweeps.values()]
+    sections = [*filter(None, (why_section(groups, main, palette), map_section(groups, palette)))]
     sections += [_sweep_section(found, palette) for found in sweeps.values()]
     if concerned := [each for each in groups if each.failed]:
         whole = count_of(len(groups) - len(concerned), "configuration")
@@ -57,9 +54,8 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
         sections.append(Section("accuracy", "Train and test accuracy", [figure]))
     if len(groups) > MOST_NAMED:
         sections.append(Section("configurations", "All configurations", [results(groups, True)], True))
-    if rows := published_rows(groups):
-        columns = ("configuration", "figure", "published", "median here", "the published value ranks")
-        sections.append(Section("published", "Beside the published runs", [Table(columns, rows, 2, SOURCE)], True))
+    if (beside := published(groups)).rows:
+        sections.append(Section("published", "Beside the published runs", [beside], True))
     lines = Lines([run.result.command for each in groups for run in each.runs if run.result.command])
     sections.append(Section("runs", "All runs, and the lines that run them again", [all_runs(groups), lines], True))
     if problems:
@@ -67,12 +63,9 @@ def compose(groups: Sequence[Group], problems: Sequence[str]) -> Page:
     methods = [*METHODS, *(method for section in sections for method in section.methods)]
     sections.append(Section("methods", "Methods", [Bullets(methods)], True))
     sections.append(Section("provenance", "Versions, machines and data", [provenance(groups)], True))
-    return Page(_title(sweeps), _subtitle(groups, problems), _first_screen(groups, sweeps, palette), sections)
-
-
-def _title(sweeps: Sweeps) -> str:
-    swept = [f"the {AXES[axis]}" for axis in sweeps]
-    return f"What {' and '.join(swept)} {'do' if len(swept) > 1 else 'does'}" if swept else "Runs compared"
+    swept = " and ".join(f"the {AXES[axis]}" for axis in sweeps)
+    title = f"What {swept} {'do' if len(sweeps) > 1 else 'does'}" if sweeps else "Runs compared"
+    return Page(title, _subtitle(groups, problems), _first_screen(groups, main, palette), sections)
 
 
 def _subtitle(groups: Sequence[Group], problems: Sequence[str]) -> str:
@@ -86,10 +79,9 @@ def _subtitle(groups: Sequence[Group], problems: Sequence[str]) -> str:
     return text + (f" {count_of(len(problems), 'folder')} could not be counted; see the end." if problems else "")
 
 
-def _first_screen(groups: Sequence[Group], sweeps: Sweeps, palette: Palette) -> list[Block]:
+def _first_screen(groups: Sequence[Group], main: Sequence[Sweep], palette: Palette) -> list[Block | list[Block]]:
     """The answers; below them all curves beside a line for each group, or for those of the main sweeps if they are many."""
-    main = [found[0] for found in sweeps.values()]
-    answers = [Bullets(lead_sentences(sweep), f"{sweep.label.capitalize()}, at {sweep.fixed}") for sweep in main]
+    answers: list[Block] = [Bullets(lead_sentences(sweep), f"{sweep.label.capitalize()}, at {sweep.fixed}") for sweep in main]
     swept = {each for sweep in main for each in sweep.groups} or {*groups}
     shown = [each for each in groups if len(groups) <= MOST_NAMED or each in swept][:MOST_NAMED]
     hidden = f" {len(groups) - len(shown)} more configurations are listed below." if len(shown) < len(groups) else ""
@@ -97,8 +89,8 @@ def _first_screen(groups: Sequence[Group], sweeps: Sweeps, palette: Palette) -> 
     crosses = ", crosses where runs failed" if any(each.failed for each in groups) else ""
     key = f" {palette.key}" if len(groups) > LABELS else ""
     curves = Figures([draw_curves(groups, palette)], f"Every run thin, medians thick{crosses}.{key}")
-    first = Columns(answers) if len(answers) > 1 else (answers or [Bullets(overview(groups))])[0]
-    return [first, Columns([curves, results(shown, True, note)])]
+    first = answers if len(answers) > 1 else (answers or [Bullets(overview(groups))])[0]
+    return [first, [curves, results(shown, True, note)]]
 
 
 def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
@@ -106,7 +98,7 @@ def _sweep_section(sweeps: Sequence[Sweep], palette: Palette) -> Section:
     main, *others = sweeps
     caption = "Every run that has a value is a dot, the line joins medians; shares with 95 % intervals."
     caption += f" {'The sentences below are about runs' if others else 'All'} at {main.fixed}."
-    blocks: list[Block] = [Figures(draw_sweep(main.axis, sweeps, palette), caption)]
+    blocks: list[Block] = [Figures([draw_sweeps(sweeps, each, palette) for each in (None, *DECLARED)], caption)]
     blocks += [Bullets(section_sentences(main)), levels(main)]
     blocks += [Bullets(section_sentences(sweep), f"At {sweep.fixed}") for sweep in others]
     return Section(main.axis, main.label.capitalize(), blocks)

@@ -12,10 +12,12 @@ from functools import cache
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lit_mnist.plots import INKED, style
-from lit_mnist.report.experiments import AXES, Axis, Group, level_text
+from lit_mnist.report.experiments import AXES, OTHER, Axis, Group, level_text
 
 # Placeholders that are drawn with: a scale of 16 colours for values, ink, faint lines and paper.
 SCALE = tuple(f"#c0ff{index:02x}" for index in range(16))
@@ -50,9 +52,8 @@ class Palette:
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.axis: Axis = "lr" if len({each.result.lr for each in groups}) > 1 else "batch_size"
-        self.other: Axis = "batch_size" if self.axis == "lr" else "lr"
         self.levels = {axis: sorted({each.level(axis) for each in groups}) for axis in AXES}
-        self.dashes = [level for level, _ in Counter(each.level(self.other) for each in groups).most_common()]
+        self.dashes = [level for level, _ in Counter(each.level(OTHER[self.axis]) for each in groups).most_common()]
 
     def of(self, group: Group) -> str:
         """Colour of a group's curves."""
@@ -65,7 +66,7 @@ class Palette:
 
     def dash(self, group: Group) -> Any:
         """Line style by the level of the other hyperparameter; solid for the commonest one."""
-        return DASHES[self.dashes.index(group.level(self.other)) % len(DASHES)]
+        return DASHES[self.dashes.index(group.level(OTHER[self.axis])) % len(DASHES)]
 
     @property
     def key(self) -> str:
@@ -108,15 +109,9 @@ def inline(drawing: Drawing) -> str:
 
 @cache
 def colours() -> dict[str, tuple[str, str]]:
-    """Colours on a light and on a dark page, by placeholder.
-
-    The scale is matplotlib's plasma, without what is too pale or too dark to see.
-    """
-
-    def shade(index: int, start: float, end: float) -> str:
-        return mpl.colors.to_hex(mpl.colormaps["plasma"](start + (end - start) * index / 15))
-
-    return {each: (shade(index, 0.05, 0.74), shade(index, 0.42, 0.95)) for index, each in enumerate(SCALE)} | THEMES
+    """Colours on a light and on a dark page, by placeholder; the scale is plasma, without what is too pale or dark to see."""
+    light, dark = (mpl.colormaps["plasma"](np.linspace(*ends, len(SCALE))) for ends in ((0.05, 0.74), (0.42, 0.95)))
+    return {each: (to_hex(a), to_hex(b)) for each, a, b in zip(SCALE, light, dark, strict=True)} | THEMES
 
 
 def _in_tags(svg: str, change: Callable[[str], str]) -> str:

@@ -12,6 +12,7 @@ from lit_mnist.report.load import UNSTATED, RecordedRun, problem
 
 Axis = Literal["lr", "batch_size"]
 AXES: dict[Axis, str] = {"lr": "learning rate", "batch_size": "batch size"}
+OTHER: dict[Axis, Axis] = {"lr": "batch_size", "batch_size": "lr"}
 NAME_WIDTH, VALUE_WIDTH = 32, 24  # characters, in tables and figures
 
 
@@ -38,29 +39,21 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """Groups that differ in one hyperparameter only, sorted by it; at least two."""
+    """Groups that differ in one hyperparameter only, sorted by it, at least two; and what the other one is fixed at."""
 
     axis: Axis
     groups: tuple[Group, ...]
+    fixed_level: float
 
     @property
     def label(self) -> str:
+        """The hyperparameter, in words."""
         return AXES[self.axis]
 
     @property
-    def other(self) -> Axis:
-        """The hyperparameter that stays the same, of the two."""
-        return "batch_size" if self.axis == "lr" else "lr"
-
-    @property
-    def fixed_level(self) -> float:
-        """Level of the other hyperparameter."""
-        return self.groups[0].level(self.other)
-
-    @property
     def fixed(self) -> str:
-        """The other hyperparameter and its level."""
-        return f"{AXES[self.other]} {level_text(self.fixed_level)}"
+        """The other hyperparameter and its level, in words."""
+        return f"{AXES[OTHER[self.axis]]} {level_text(self.fixed_level)}"
 
     def level(self, group: Group) -> str:
         """Level of the swept hyperparameter, as text."""
@@ -93,17 +86,22 @@ def find_sweeps(groups: Sequence[Group], axis: Axis) -> list[Sweep]:
 
     The main sweep comes first: the one with most levels, then most runs, then in the middle of all.
     """
+    found = []
+    for some in sets_alike(groups, [axis]):
+        if len(some) > 1:
+            ordered = tuple(sorted(some, key=lambda each: each.level(axis)))
+            found.append(Sweep(axis, ordered, some[0].level(OTHER[axis])))
+    found.sort(key=lambda sweep: sweep.fixed_level)
+    middle, runs = (len(found) - 1) / 2, {sweep: sum(len(each.runs) for each in sweep.groups) for sweep in found}
+    return sorted(found, key=lambda sweep: (-len(sweep.groups), -runs[sweep], abs(found.index(sweep) - middle)))
+
+
+def sets_alike(groups: Sequence[Group], without: Collection[str]) -> list[list[Group]]:
+    """Collects the groups that are alike apart from some hyperparameters."""
     alike: dict[str, list[Group]] = {}
     for each in groups:
-        alike.setdefault(experiment_key(each.result.hyperparameters, [axis]), []).append(each)
-    found = [Sweep(axis, tuple(sorted(some, key=lambda each: each.level(axis)))) for some in alike.values() if len(some) > 1]
-    found.sort(key=lambda sweep: sweep.fixed_level)
-
-    def rank(sweep: Sweep) -> tuple[int, int, float]:
-        runs = sum(len(each.runs) for each in sweep.groups)
-        return -len(sweep.groups), -runs, abs(found.index(sweep) - (len(found) - 1) / 2)
-
-    return sorted(found, key=rank)
+        alike.setdefault(experiment_key(each.result.hyperparameters, without), []).append(each)
+    return [*alike.values()]
 
 
 def experiment_key(hyperparameters: dict[str, Any], without: Collection[str] = ()) -> str:

@@ -1,11 +1,13 @@
-"""Figures of the report: all curves on one axis, each quantity against the swept hyperparameter, accuracies, survival."""
+"""Figures of the report: all curves on one axis, quantities against the swept hyperparameter, accuracies, survival."""
 
 import math
 import textwrap
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from statistics import median
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
@@ -13,9 +15,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from lit_mnist.plots import DRAWABLE
 from lit_mnist.record.result import guessing
 from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
-from lit_mnist.report.experiments import AXES, Axis, Group, Sweep, level_text
+from lit_mnist.report.experiments import AXES, OTHER, Group, Sweep, level_text
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.quantities import DECLARED, TEST_ACCURACY, TRAIN_ACCURACY, Quantity
+from lit_mnist.report.quantities import TEST_ACCURACY, TRAIN_ACCURACY, Quantity
 from lit_mnist.report.statistics import share_interval, survival
 
 LABELS = 12  # groups that are named at the ends of their curves
@@ -32,15 +34,11 @@ def draw_curves(groups: Sequence[Group], palette: Palette) -> Drawing:
     with canvas(6.0, 4.1) as figure:
         axes, ends = _epochs(figure, groups, "training loss (nats)"), []
         for each in groups:
-            color, curves = palette.of(each), {run: _loss_curve(run, by_block, top) for run in each.runs}
-            for run, curve in curves.items():
-                axes.plot(*_columns(curve), color=color, linewidth=0.6, alpha=0.4)
-                if run.failure is not None:
-                    height = curve[-1][1] if curve else top
-                    axes.plot(run.failure, height, "x", color=color, markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5)
-            middle = _medians([curve for run, curve in curves.items() if not run.result.failed])
+            scale, color = 1 / max(1, each.result.steps_per_epoch) if by_block else None, palette.of(each)
+            draw_runs(axes, each.runs, top, scale, color=color, linewidth=0.6, alpha=0.4)
+            middle = medians(loss_curve(run, top, scale) for run in each.runs if not run.result.failed)
             marker = "o" if len(middle) == 1 else None
-            axes.plot(*_columns(middle), color=color, linewidth=1.9, linestyle=palette.dash(each), marker=marker)
+            axes.plot(*columns(middle), color=color, linewidth=1.9, linestyle=palette.dash(each), marker=marker)
             ends.append(middle[-1] if middle else None)
         logarithmic(axes)
         axes.set_ylim(top=top * 1.12)
@@ -78,45 +76,50 @@ def draw_survival(groups: Sequence[Group], palette: Palette) -> Drawing:
         return Drawing("survival", "Share of runs that had not failed, against the epoch", to_svg(figure))
 
 
-def draw_sweep(axis: Axis, sweeps: Sequence[Sweep], palette: Palette) -> list[Drawing]:
-    """Share of failures and the declared quantities against the learning rate or the batch size, a line for each sweep."""
-    drawings = []
-    levels = sorted({each.level(axis) for sweep in sweeps for each in sweep.groups})
-    marked = levels[:: -(-len(levels) // 6)]  # names of more would overlap
-    for quantity in (None, *DECLARED):
-        name, unit = (quantity.name, "nats" if quantity.is_loss else "%") if quantity else ("failed runs", "%")
-        with canvas(*PANEL) as figure:
-            axes = panel(figure, f"{name} ({unit})", AXES[axis])
-            for index, sweep in enumerate(sorted(sweeps, key=lambda sweep: sweep.fixed_level)):
+def draw_sweeps(sweeps: Sequence[Sweep], quantity: Quantity | None, palette: Palette, by_ratio: bool = False) -> Drawing:
+    """A quantity, or the share of failures where it is None, a line for each sweep, all over the same hyperparameter.
+
+    If `by_ratio`, it is drawn against learning rate / batch size instead.
+    """
+    axis, sweeps = sweeps[0].axis, sorted(sweeps, key=lambda sweep: sweep.fixed_level)
+    name, unit = (quantity.name, "nats" if quantity.is_loss else "%") if quantity else ("failed runs", "%")
+    against = "learning rate / batch size" if by_ratio else AXES[axis]
+    with canvas(*PANEL) as figure:
+        axes = panel(figure, f"{name} ({unit})", against)
+        for index, sweep in enumerate(sweeps):
+            places = {each: each.result.lr / each.result.batch_size for each in sweep.groups}
+            if not by_ratio:
                 shift = 1 + 0.05 * (index - (len(sweeps) - 1) / 2)
-                _draw_line(axes, sweep, quantity, shift, palette.at(sweep.other, sweep.fixed_level))
-            axes.set_xticks(marked, map(level_text, marked))
-            axes.minorticks_off()
-            if quantity is None:
-                axes.set_ylim(-4, 104)
-            elif quantity.is_loss:
-                logarithmic(axes)
-            else:
-                axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
-            if 1 < len(sweeps) <= 8:
-                axes.legend(fontsize=8, handlelength=1.2)
-            file, title = f"{axis}_{name.replace(' ', '_')}", f"{name.capitalize()} against {AXES[axis]}"
-            drawings.append(Drawing(file, title, to_svg(figure)))
-    return drawings
+                places = {each: each.level(axis) * shift for each in sweep.groups}
+            draw_groups(axes, places, quantity, palette.at(OTHER[axis], sweep.fixed_level), sweep.fixed)
+        if by_ratio:
+            axes.xaxis.set_major_formatter("{x:g}")
+        else:
+            levels = sorted({each.level(axis) for sweep in sweeps for each in sweep.groups})
+            mark_levels(axes, levels[:: -(-len(levels) // 6)])  # names of more would overlap
+        if quantity is None:
+            axes.set_ylim(-4, 104)
+        elif quantity.is_loss:
+            logarithmic(axes)
+        else:
+            axes.set_ylim(top=min(100.5, axes.get_ylim()[1]))
+        if 1 < len(sweeps) <= 8:
+            axes.legend(fontsize=8, handlelength=1.2)
+        file = f"{'ratio' if by_ratio else axis}_{name.replace(' ', '_')}"
+        return Drawing(file, f"{name.capitalize()} against {against}", to_svg(figure))
 
 
-def panel(figure: Figure, title: str, xlabel: str) -> Axes:
-    """Axes of a small figure, `PANEL` inches, over a logarithmic x axis."""
-    axes = figure.add_axes((0.145, 0.145, 0.825, 0.76), xlabel=xlabel, xscale="log")
+def panel(figure: Figure, title: str, xlabel: str, xscale: str = "log") -> Axes:
+    """Axes of a small figure, `PANEL` inches."""
+    axes = figure.add_axes((0.145, 0.145, 0.825, 0.76), xlabel=xlabel, xscale=xscale)
     axes.set_title(title, loc="left")
     return axes
 
 
-def _draw_line(axes: Axes, sweep: Sweep, quantity: Quantity | None, shift: float, color: str) -> None:
-    """Draws one sweep: every run a dot, a line through the medians; or shares with their intervals."""
+def draw_groups(axes: Axes, places: dict[Group, float], quantity: Quantity | None, color: str, label: str = "") -> None:
+    """Draws groups at their places: every run a dot, a line through the medians; or shares of failures with their intervals."""
     middle: Points = []
-    for each in sweep.groups:
-        x = each.level(sweep.axis) * shift
+    for each, x in places.items():
         if quantity is None:
             n, failed = len(each.runs), len(each.failed)
             axes.plot([x, x], [100 * end for end in share_interval(failed, n)], color=color, linewidth=1.2, alpha=0.6)
@@ -124,34 +127,50 @@ def _draw_line(axes: Axes, sweep: Sweep, quantity: Quantity | None, shift: float
         elif values := [min(value, DRAWABLE) * (1 if quantity.is_loss else 100) for value in quantity.values(each)]:
             axes.plot([x] * len(values), values, "o", color=color, alpha=0.45, markeredgewidth=0)
             middle.append((x, median(values)))
-    axes.plot(*_columns(middle), color=color, marker="_", markersize=11, label=sweep.fixed)
+    axes.plot(*columns(middle), color=color, marker="_", markersize=11, label=label)
 
 
-def _epochs(figure: Figure, groups: Sequence[Group], label: str) -> Axes:
-    """Axes over the epochs, with room at the right for the names of the groups."""
-    width, height = figure.get_size_inches()
-    longest = max(len(line) for each in groups for line in _wrap(each.name).split("\n"))
-    room = 0.15 + (0.082 * longest if len(groups) <= LABELS else 0)
-    place = (0.75 / width, 0.46 / height, 1 - (0.75 + room) / width, 1 - 0.54 / height)
-    return figure.add_axes(place, xlabel="epoch", ylabel=label)
+def draw_runs(axes: Axes, runs: Sequence[RecordedRun], top: float, scale: float | None = None, **line: Any) -> None:
+    """Draws the loss curve of every run, and a cross where it failed."""
+    for run in runs:
+        curve = loss_curve(run, top, scale)
+        axes.plot(*columns(curve), **line)
+        if run.failure is not None:
+            cross = (run.failure, curve[-1][1] if curve else top)
+            axes.plot(*cross, "x", color=line["color"], markersize=7, markeredgewidth=1.6, clip_on=False, zorder=5)
 
 
-def _loss_curve(run: RecordedRun, by_block: bool, top: float) -> Points:
-    """Loss against epochs, up to the epoch of a failure, cut at `top`."""
-    points: Points = list(enumerate(run.result.train_loss_by_epoch, 1))
-    if by_block:
-        points = [(step / max(1, run.result.steps_per_epoch), loss) for step, loss in run.block_losses]
-    return [(x, min(max(loss, 1e-12), top)) for x, loss in points if run.failure is None or x <= run.failure]
+def loss_curve(run: RecordedRun, top: float, scale: float | None = None) -> Points:
+    """Training losses before a failure, cut at `top`: of epochs, or of blocks over their SGD steps times `scale`."""
+    places: list[tuple[float, float, float]] = [(n, n, loss) for n, loss in enumerate(run.result.train_loss_by_epoch, 1)]
+    if scale:
+        places = [(step / max(1, run.result.steps_per_epoch), step * scale, loss) for step, loss in run.block_losses]
+    end = math.inf if run.failure is None else run.failure
+    return [(x, min(max(loss, 1e-12), top)) for epoch, x, loss in places if epoch <= end]
 
 
-def _medians(curves: Sequence[Points]) -> Points:
-    """Medians of curves over the same x, as far as the longest one."""
-    columns = [[point for point in column if point] for column in zip_longest(*curves)]
-    return [(column[0][0], median(loss for _, loss in column)) for column in columns]
+def gather(curves: Iterable[Points]) -> dict[float, list[float]]:
+    """Values of all curves by their place, in order."""
+    values: dict[float, list[float]] = {}
+    for x, y in chain.from_iterable(curves):
+        values.setdefault(x, []).append(y)
+    return dict(sorted(values.items()))
 
 
-def _columns(points: Points) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+def medians(curves: Iterable[Points]) -> Points:
+    """Medians of curves at every place where one has a value."""
+    return [(x, median(values)) for x, values in gather(curves).items()]
+
+
+def columns(points: Points) -> Any:
+    """Places and values, to be plotted."""
+    return np.reshape(points, (-1, 2)).T
+
+
+def mark_levels(axes: Axes, levels: Sequence[float]) -> None:
+    """Names levels on the x axis, and nothing else."""
+    axes.set_xticks(levels, map(level_text, levels))
+    axes.minorticks_off()
 
 
 def logarithmic(axes: Axes) -> None:
@@ -161,6 +180,15 @@ def logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 3, 5), numticks=9))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _epochs(figure: Figure, groups: Sequence[Group], label: str) -> Axes:
+    """Axes over the epochs, with room at the right for the names of the groups."""
+    width, height = figure.get_size_inches()
+    longest = max(len(line) for each in groups for line in _wrap(each.name).split("\n"))
+    room = 0.15 + (0.082 * longest if len(groups) <= LABELS else 0)
+    place = (0.75 / width, 0.46 / height, 1 - (0.75 + room) / width, 1 - 0.54 / height)
+    return figure.add_axes(place, xlabel="epoch", ylabel=label)
 
 
 def _label_ends(axes: Axes, groups: Sequence[Group], ends: Sequence[tuple[float, float] | None], palette: Palette) -> None:

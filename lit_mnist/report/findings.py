@@ -9,15 +9,7 @@ from statistics import fmean
 from lit_mnist.record.result import Result
 from lit_mnist.report.experiments import AXES, Group, Sweep, find_sweeps, group_runs
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.quantities import (
-    DECLARED,
-    FINAL_LOSS,
-    FIRST_LOSS,
-    TEST_ACCURACY,
-    Quantity,
-    common_steps,
-    loss_at_steps,
-)
+from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, FIRST_LOSS, TEST_ACCURACY, Quantity, loss_at_steps
 from lit_mnist.report.statistics import Difference, share_interval, trend
 
 SIGNIFICANCE = 0.05
@@ -26,11 +18,7 @@ NAMED = 3  # levels that the best one is compared with, and other things of one 
 
 
 def answers(results: Mapping[Path, Result]) -> list[str]:
-    """Answers what the learning rate and the batch size do in these runs, in the sentences of the first screen.
-
-    Args:
-        results: At least one, by run folder.
-    """
+    """Answers what the learning rate and the batch size do in one run or more, in the sentences of the first screen."""
     groups, _ = group_runs([RecordedRun(str(path), result, path) for path, result in results.items()])
     main = [sweeps[0] for axis in AXES if (sweeps := find_sweeps(groups, axis))]
     return [sentence for sweep in main for sentence in lead_sentences(sweep)] or overview(groups)
@@ -40,13 +28,13 @@ def lead_sentences(sweep: Sweep) -> list[str]:
     """Answers what the swept hyperparameter does, in two to four sentences."""
     failures = failure_trend(sweep) if any(each.failed for each in sweep.groups) else ""
     found = [best(sweep.groups, quantity, lambda each: f"at {sweep.level(each)}") for quantity in (FINAL_LOSS, TEST_ACCURACY)]
-    return [sentence for sentence in (failures, per_image_and_step(sweep), *found) if sentence]
+    return [*filter(None, (failures, per_image_and_step(sweep), *found))]
 
 
 def section_sentences(sweep: Sweep) -> list[str]:
     """States every change between neighbouring levels, quantity by quantity, with its interval."""
     found = [failure_trend(sweep), per_image_and_step(sweep), *(changes(sweep, quantity) for quantity in DECLARED)]
-    return [sentence for sentence in found if sentence]
+    return [*filter(None, found)]
 
 
 def overview(groups: Sequence[Group]) -> list[str]:
@@ -54,7 +42,7 @@ def overview(groups: Sequence[Group]) -> list[str]:
     found = [best(groups, quantity, lambda each: f"with {each.name}") for quantity in (FINAL_LOSS, TEST_ACCURACY)]
     failed, n = sum(len(each.failed) for each in groups), sum(len(each.runs) for each in groups)
     found.append(f"{failed} of {n} runs failed." if failed else f"No run failed (0 of {n}).")
-    return [sentence for sentence in found if sentence]
+    return [*filter(None, found)]
 
 
 def failure_trend(sweep: Sweep) -> str:
@@ -89,7 +77,7 @@ def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], s
     apart, close, unknown = [], [], []
     for each in others:
         change, counted = quantity.compare(first, each), _counted(each, quantity)
-        if change is None or not change.known:
+        if not change.known:
             unknown.append(f"{quantity.median_text(each)} {label(each)}")
         elif change.direction:
             value, interval = _size(change, quantity)
@@ -114,7 +102,7 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
     for first, second in pairwise(measured):
         where = f"from {sweep.level(first)} to {sweep.level(second)}"
         change = quantity.compare(first, second)
-        if change is None or not change.known:
+        if not change.known:
             medians = f"{quantity.median_text(first)} to {quantity.median_text(second)}"
             clauses.append(f"goes from {medians} {where} (too few runs for an interval)")
         elif change.direction:
@@ -133,11 +121,12 @@ def per_image_and_step(sweep: Sweep) -> str:
     if sweep.axis != "batch_size":
         return ""
     small, large = sweep.groups[0], sweep.groups[-1]
-    steps = common_steps([small, large])
+    reached = [[run.block_losses[-1][0] for run in each.runs if run.block_losses] for each in (small, large)]
+    steps = min(max(ends, default=0) for ends in reached)
     said: list[str] = []
     for amount, quantity in (("one epoch (equal images)", FIRST_LOSS), (f"{steps:,} SGD steps", loss_at_steps(steps))):
         change = quantity.compare(small, large)
-        if change and change.direction:
+        if change.direction:
             ahead, behind = (small, large) if change.direction > 0 else (large, small)
             value, interval = _size(change, quantity)
             where = f"at {sweep.level(behind)} as at {sweep.level(ahead)}"
@@ -155,28 +144,24 @@ def _counted(group: Group, quantity: Quantity) -> str:
 def _size(change: Difference, quantity: Quantity) -> tuple[str, str]:
     """Size and interval of a change that has a direction: a factor above 1, or percentage points above 0."""
     value, *ends = (_shown(abs(end), quantity) for end in (change.value, change.low, change.high))
-    return _digits(value), f"{_digits(min(ends))} to {_digits(max(ends))}"
+    return value, " to ".join(ends if abs(change.low) < abs(change.high) else ends[::-1])
 
 
 def _range(change: Difference, quantity: Quantity) -> str:
-    low, high = _shown(change.low, quantity), _shown(change.high, quantity)
-    if quantity.is_loss:
-        return f"{_digits(low)} to {_digits(high)} times"
-    return f"{low:+.2f} to {high:+.2f} points".replace("-", "−")
+    return f"{_shown(change.low, quantity)} to {_shown(change.high, quantity)} times" if quantity.is_loss else points(change)
 
 
-def _shown(value: float, quantity: Quantity) -> float:
-    """A difference of logarithms as a factor, of fractions in percentage points."""
-    return math.exp(min(value, 200)) if quantity.is_loss else 100 * value
+def points(change: Difference) -> str:
+    """Writes the interval of a difference of fractions in percentage points."""
+    return f"{100 * change.low:+.2f} to {100 * change.high:+.2f} points".replace("-", "−")
 
 
-def _digits(value: float) -> str:
-    """Three significant digits, without an exponent from 0.01 up to a million."""
+def _shown(value: float, quantity: Quantity) -> str:
+    """A difference of logarithms as a factor, of fractions in percentage points; no exponent from 0.01 up to a million."""
+    value = math.exp(min(value, 200)) if quantity.is_loss else 100 * value
     if not 1e-2 <= value < 1e6:
         return f"{value:.1e}"
-    if value >= 100:
-        return f"{round(value, 2 - math.floor(math.log10(value))):,.0f}"
-    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}"
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.{2 if value < 9.995 else 1}f}"
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """Finds the runs below a folder and reads them; what cannot be read is named and does not keep the rest from being read."""
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +11,20 @@ from typing import Any
 import msgspec
 
 from lit_mnist.record.atomic import read_regular
+from lit_mnist.record.configs import read_config
 from lit_mnist.record.printable import one_line
-from lit_mnist.record.result import NEAR_GUESSING, ROSE, Result, guessing, read_result
-from lit_mnist.report.plain_runs import read_curve, read_plain_run
+from lit_mnist.record.result import NEAR_GUESSING, ROSE, RULE_VERSION, Result, guessing, judge, read_result
 
 RECORDS = {"result.json", "config.yaml", "failure.json", ".study.lock", "hparams.yaml"}  # each marks the folder of a run
 EVENTS = "events.out.tfevents."
 # What version 1.0, and a plain Trainer, did without stating it.
 UNSTATED: dict[str, Any] = {"image_shape": [28, 28], "classes": 10, "precision": "32-true", "max_steps": -1, "callbacks": []}
 UNSTATED |= {"devices_with_own_batches": 1}
+# What a plain Trainer does not record.
+UNKNOWN: dict[str, Any] = {"command": "", "device": "", "data_sha256": "", "threads": 0, "versions": {}, "machine": {}}
+UNKNOWN |= dict.fromkeys(("train_accuracy", "test_loss", "diverged", "weights_sha256", "commit"))
+UNKNOWN |= {"test_accuracy_by_epoch": [], "val_loss_by_epoch": [], "val_accuracy_by_epoch": [], "reason": ""}
+UNKNOWN["times"] = {"started": "", "finished": "", "seconds": 0, "train_seconds_by_epoch": []}
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +41,7 @@ class RecordedRun:
         if self.result.format == 2:
             return self.result.train_loss_by_block
         try:
-            return read_curve(self.path, "train/loss_step")
+            return _read_curve(self.path, "train/loss_step")
         except (OSError, ValueError):
             return []
 
@@ -66,15 +72,18 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[RecordedRun], list[str]]
     problems: list[str] = []
     for folder in folders:
         unlisted: list[OSError] = []
-        for path in _run_folders(folder, unlisted):
+        for name, below, files in os.walk(folder, onerror=unlisted.append):  # links to folders are not followed
+            below.sort()
+            if not RECORDS & {*files, *below} and not any(file.startswith(EVENTS) for file in files):
+                continue
+            below.clear()  # checkpoints and the like
+            path = Path(name)
             where = os.path.relpath(path, folder) if path != folder else path.resolve().name
             where = where if len(folders) == 1 or path == folder else f"{folder.name}/{where}"
             try:
-                result = _read_run(path)
+                runs.setdefault(path.resolve(), RecordedRun(one_line(Path(where).as_posix()), _read_run(path), path))
             except (OSError, ValueError) as error:
                 problems.append(problem(where, str(getattr(error, "strerror", None) or error)))
-            else:
-                runs.setdefault(path.resolve(), RecordedRun(one_line(Path(where).as_posix()), result, path))
         problems += [problem(str(error.filename), f"the folder cannot be listed ({error.strerror})") for error in unlisted]
     return list(runs.values()), problems
 
@@ -82,15 +91,6 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[RecordedRun], list[str]]
 def problem(where: str, what: str) -> str:
     """Writes what is wrong with a folder, on one line."""
     return f"{one_line(where)}: {one_line(what.rstrip('.'))}."
-
-
-def _run_folders(folder: Path, unlisted: list[OSError]) -> Iterator[Path]:
-    """Yields folders that hold a run, or what a study left of one; links to folders are not followed."""
-    for name, folders, files in os.walk(folder, onerror=unlisted.append):
-        folders.sort()
-        if RECORDS & {*files, *folders} or any(file.startswith(EVENTS) for file in files):
-            folders.clear()  # checkpoints and the like
-            yield Path(name)
 
 
 def _read_run(path: Path) -> Result:
@@ -103,7 +103,7 @@ def _read_run(path: Path) -> Result:
     if result is not None:
         return result
     if (path / "hparams.yaml").exists() and not (path / "config.yaml").exists():
-        return read_plain_run(path)
+        return _read_plain_run(path)
     why = ""
     if (path / "failure.json").exists():
         try:
@@ -112,3 +112,45 @@ def _read_run(path: Path) -> Result:
         except (ValueError, msgspec.MsgspecError, RecursionError):
             why = ", nor can failure.json be read"
     raise ValueError(f"the run is not finished and not counted{why}")
+
+
+def _read_plain_run(path: Path) -> Result:
+    """Makes a result of the hyperparameters and curves that Lightning's TensorBoardLogger left in a folder.
+
+    Raises:
+        ValueError: There is too little to report; a sentence without its subject.
+    """
+    settings = read_config(path / "hparams.yaml")
+    if missing := [key for key in ("lr", "batch_size") if key not in settings]:
+        raise ValueError(f"hparams.yaml holds no {' and no '.join(missing)}, so that there is nothing to compare the run by")
+    epochs = _read_curve(path, "train/loss")
+    if not epochs:
+        raise ValueError("its event files hold no train/loss, the mean loss of each epoch")
+    losses, steps = [loss for _, loss in epochs], epochs[-1][0] + 1  # Lightning counts SGD steps from 0
+    tested, seed = _read_curve(path, "test/accuracy"), settings.pop("seed", None)
+    known = {
+        "name": path.parent.name if path.name.startswith("version_") else path.name,
+        "outcome": "trained",  # until it is judged below
+        "seed": seed if isinstance(seed, int) else 0,
+        "hyperparameters": settings | {"max_epochs": len(losses)},
+        "epochs": len(losses),
+        "steps": steps,
+        "steps_per_epoch": -(-steps // len(losses)),
+        "train_loss_by_epoch": losses,
+        "train_loss_by_block": [(step + 1, loss) for step, loss in _read_curve(path, "train/loss_step")],
+        "final_train_loss": losses[-1],
+        "test_accuracy": tested[-1][1] if tested else None,
+    }
+    try:
+        result = msgspec.convert(UNKNOWN | known, Result)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"what Lightning logged is not plausible: {error}") from None
+    outcome, reason = judge(losses, result.classes)
+    return msgspec.structs.replace(result, outcome=outcome, reason=reason, outcome_rule=RULE_VERSION)
+
+
+def _read_curve(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """Reads the finite points of one curve in a run's event files, sorted by step; none if it is not there."""
+    from lit_mnist.record.events import read_scalars  # imports tensorboard, which takes half a second
+
+    return sorted((step, value) for step, value in read_scalars(folder).get(tag, {}).items() if math.isfinite(value))

@@ -1,25 +1,22 @@
 """What is compared: four quantities declared in advance, and losses at equal SGD steps and images."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, median
 
 from lit_mnist.report.experiments import Group
 from lit_mnist.report.load import RecordedRun
-from lit_mnist.report.statistics import Difference, difference
+from lit_mnist.report.statistics import CONFIDENCE, Difference, difference
 
 TARGETS = (0.1, 0.2, 0.5, 1.0, 2.0)  # nats; the first that most runs reach is the one whose time is taken
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number that a run may have.
+    """A number that a run may have: its name within a sentence, and its value, None if the run has none.
 
-    Attributes:
-        name: What it is, in the middle of a sentence.
-        is_loss: Less is better, compared by ratios, on a logarithmic axis; else more is better, compared by differences.
-        of: The run's value; None if it has none. Runs that failed have no final value.
+    If `is_loss`, less is better, compared by ratios on a logarithmic axis; else more is better, compared by differences.
     """
 
     name: str
@@ -34,10 +31,9 @@ class Quantity:
         """Values to compare the means of: the logarithms of losses, which span orders of magnitude."""
         return [math.log(max(value, 1e-12)) if self.is_loss else value for value in self.values(group)]  # a loss may be 0
 
-    def compare(self, first: Group, second: Group) -> Difference | None:
-        """Compares two groups, second against first; None where one of them has no value."""
-        samples = self.compared(first), self.compared(second)
-        return difference(*samples) if all(samples) else None
+    def compare(self, first: Group, second: Group, confidence: float = CONFIDENCE) -> Difference:
+        """Compares two groups, second against first."""
+        return difference(self.compared(first), self.compared(second), confidence)
 
     def text(self, value: float | None) -> str:
         """Writes a value: losses with three digits, accuracies in percent, a dash for None."""
@@ -56,19 +52,17 @@ def three_digits(value: float) -> str:
     return f"{value:.3g}" if value >= 1e4 or value < 1e-6 else f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-def _survivors(of: Callable[[RecordedRun], float | None]) -> Callable[[RecordedRun], float | None]:
-    return lambda run: None if run.result.failed else of(run)
-
-
 FIRST_LOSS = Quantity("training loss of epoch 1", True, lambda run: next(iter(run.result.train_loss_by_epoch), None))
-FINAL_LOSS = Quantity("final training loss", True, _survivors(lambda run: run.result.final_train_loss))
-TEST_ACCURACY = Quantity("test accuracy", False, _survivors(lambda run: run.result.test_accuracy))
-TRAIN_ACCURACY = Quantity("train accuracy", False, _survivors(lambda run: run.result.train_accuracy))
+TENTH_LOSS = Quantity("training loss of epoch 10", True, lambda run: next(iter(run.result.train_loss_by_epoch[9:]), None))
+FINAL_LOSS = Quantity("final training loss", True, lambda run: None if run.result.failed else run.result.final_train_loss)
+TEST_ACCURACY = Quantity("test accuracy", False, lambda run: None if run.result.failed else run.result.test_accuracy)
+TRAIN_ACCURACY = Quantity("train accuracy", False, lambda run: None if run.result.failed else run.result.train_accuracy)
 DECLARED = (FIRST_LOSS, FINAL_LOSS, TEST_ACCURACY)  # and the share of failures
+PUBLISHED = (FIRST_LOSS, TENTH_LOSS, FINAL_LOSS, TRAIN_ACCURACY, TEST_ACCURACY)
 
 
 def loss_at_steps(steps: int) -> Quantity:
-    """Mean of the losses of the blocks that end in the last tenth of a number of SGD steps; else of the nearest one.
+    """Mean loss of the blocks that end in the last tenth of a number of SGD steps, or the loss of the nearest one.
 
     None for a run that failed before, or has no block near enough.
     """
@@ -83,11 +77,6 @@ def loss_at_steps(steps: int) -> Quantity:
     return Quantity(f"training loss after {steps:,} SGD steps", True, of)
 
 
-def common_steps(groups: Sequence[Group]) -> int:
-    """SGD steps that a run of each group made, as far as the block losses reach; 0 where there are none."""
-    return min(max((run.block_losses[-1][0] for run in each.runs if run.block_losses), default=0) for each in groups)
-
-
 def steps_to(run: RecordedRun, target: float) -> float | None:
     """SGD steps until the loss of a block first reached the target, interpolated between the ends of blocks; None if never."""
     before: tuple[int, float] | None = None
@@ -100,10 +89,6 @@ def steps_to(run: RecordedRun, target: float) -> float | None:
     return None
 
 
-def common_target(groups: Sequence[Group]) -> float | None:
-    """The lowest target that at least half of the runs of each group reached."""
-    for target in TARGETS:
-        reached = [sum(steps_to(run, target) is not None for run in each.runs) for each in groups]
-        if all(2 * count >= len(each.runs) for count, each in zip(reached, groups, strict=True)):
-            return target
-    return None
+def steps_to_target(target: float) -> Quantity:
+    """SGD steps to a training loss, for runs that reached it."""
+    return Quantity(f"SGD steps to a training loss of {target:g}", True, lambda run: steps_to(run, target))

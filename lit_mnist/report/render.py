@@ -1,10 +1,9 @@
 """The one renderer: the same content as an HTML page (one file, offline, light and dark) and as Markdown with its figures."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
 
 import jinja2
 from markupsafe import Markup
@@ -21,7 +20,6 @@ PLAIN_WORD = re.compile(r"[\w@%+=:,./~-]+")
 class Bullets:
     """A list, with a heading of its own if it has one."""
 
-    kind: ClassVar = "bullets"
     items: Sequence[str]
     heading: str = ""
 
@@ -30,7 +28,6 @@ class Bullets:
 class Table:
     """Rows of text; the first `texts` columns are left-aligned and may wrap, the others hold numbers."""
 
-    kind: ClassVar = "table"
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     texts: int = 1
@@ -41,7 +38,6 @@ class Table:
 class Figures:
     """Drawings side by side, and a caption for all of them."""
 
-    kind: ClassVar = "figures"
     drawings: Sequence[Drawing]
     caption: str
 
@@ -50,40 +46,20 @@ class Figures:
 class Lines:
     """Commands to paste; what is not plainly a command of ours is shown as text."""
 
-    kind: ClassVar = "lines"
     lines: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The figure of one setting of a knob, by the places of its learning rate and batch size, and what to say of it."""
-
-    row: int
-    column: int
-    drawing: Drawing
-    text: str
-
-
-@dataclass(frozen=True)
 class Knob:
-    """A choice among prepared figures, on the page only; `start` is the place of the cell that is shown first."""
+    """A choice among prepared figures, on the page only, by the places of rate and size; `start` is the one shown first."""
 
-    kind: ClassVar = "knob"
     rates: Sequence[str]
     sizes: Sequence[str]
-    cells: Sequence[Cell]
+    cells: Mapping[tuple[int, int], Figures]
     start: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Blocks side by side where there is room."""
-
-    kind: ClassVar = "columns"
-    blocks: Sequence["Block"]
-
-
-Block = Bullets | Table | Figures | Lines | Knob | Columns
+Block = Bullets | Table | Figures | Lines | Knob
 
 
 @dataclass(frozen=True)
@@ -102,19 +78,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What is seen first, and the sections below."""
+    """What is seen first, with lists of blocks side by side where there is room, and the sections below."""
 
     title: str
     subtitle: str
-    lead: Sequence[Block]
-    sections: Sequence[Section] = field(default_factory=tuple)
-
-    @property
-    def drawings(self) -> list[Drawing]:
-        """Every figure of the page."""
-        blocks = [*self.lead, *(block for section in self.sections for block in section.blocks)]
-        blocks += [inner for block in blocks if isinstance(block, Columns) for inner in block.blocks]
-        return [drawing for block in blocks if isinstance(block, Figures) for drawing in block.drawings]
+    lead: Sequence[Block | list[Block]]
+    sections: Sequence[Section] = ()
 
 
 def is_command(line: str) -> bool:
@@ -135,9 +104,13 @@ def render_markdown(page: Page) -> str:
 
 def figure_files(page: Page) -> dict[str, str]:
     """Draws each figure of the page for a light and for a dark background, by file name."""
+    blocks = [block for row in page.lead for block in (row if isinstance(row, list) else [row])]
+    blocks += [block for section in page.sections for block in section.blocks]
     return {
         f"{drawing.name}-{theme}.svg": f"<!-- {MARK} -->\n{paint(drawing.svg, index)}"
-        for drawing in page.drawings
+        for block in blocks
+        if isinstance(block, Figures)
+        for drawing in block.drawings
         for index, theme in enumerate(("light", "dark"))
     }
 
@@ -171,5 +144,6 @@ def _templates() -> jinja2.Environment:
         finalize=lambda value: _printable(value) if type(value) is str else value,
     )
     environment.filters |= {"md": markdown_text, "inline": lambda drawing: Markup(inline(drawing))}
+    environment.filters["kind"] = lambda block: type(block).__name__.lower()
     environment.tests |= {"command": is_command}
     return environment

@@ -1,4 +1,4 @@
-"""Intervals and tests, on plain sequences of numbers. All intervals are at 95 %."""
+"""Intervals and tests, on plain sequences of numbers. Intervals are at 95 % unless told otherwise."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ EXACT_UP_TO = 300  # runs; a test that is exact takes seconds with more
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of two means, second minus first, with Welch's t interval; NaN where a sample has fewer than two values."""
+    """Difference of two means, second minus first, with its interval; NaN where a sample has fewer than two values."""
 
     value: float
     low: float
@@ -29,30 +29,21 @@ class Difference:
         """Tells if there is an interval at all."""
         return not math.isnan(self.low)
 
-
-def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Compares two samples of at least one value each, by Welch's t interval for unequal variances."""
-    value, margin = float(np.mean(second) - np.mean(first)), math.nan
-    if min(len(first), len(second)) > 1:
-        a, b = (float(np.var(values, ddof=1)) / len(values) for values in (first, second))
-        margin = 0.0
-        if a + b > 0:  # scipy's own interval is not defined for samples without any scatter
-            freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
-            margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * math.sqrt(a + b)
-    return Difference(value, value - margin, value + margin)
+    def within(self, margin: float) -> bool:
+        """Tells if the whole interval lies between -margin and margin."""
+        return -margin <= self.low and self.high <= margin
 
 
-def equivalent(first: Sequence[float], second: Sequence[float], margin: float) -> bool:
-    """Tells if two means differ by less than `margin` either way: two one-sided t tests of unequal variances, each at 5 %."""
+def difference(first: Sequence[float], second: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
+    """Compares two samples by Welch's t interval for unequal variances."""
     if min(len(first), len(second)) < 2:
-        return False
-    if np.ptp(first) == np.ptp(second) == 0:  # scipy's test is not defined for samples without any scatter
-        return bool(abs(first[0] - second[0]) < margin)
-    tests = [
-        stats.ttest_ind(np.add(first, shift), second, equal_var=False, alternative=side).pvalue
-        for shift, side in ((margin, "greater"), (-margin, "less"))
-    ]
-    return bool(max(tests) < 1 - CONFIDENCE)
+        return Difference(math.nan, math.nan, math.nan)
+    value, margin = float(np.mean(second) - np.mean(first)), 0.0
+    a, b = (float(np.var(values, ddof=1)) / len(values) for values in (first, second))
+    if a + b > 0:  # scipy's own interval is not defined for samples without any scatter
+        freedom = (a + b) ** 2 / (a**2 / (len(first) - 1) + b**2 / (len(second) - 1))
+        margin = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(a + b)
+    return Difference(value, value - margin, value + margin)
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
@@ -71,8 +62,7 @@ def trend(failed: Sequence[int], n: Sequence[int]) -> tuple[int, float]:
         n: All runs at each level.
 
     Returns:
-        Direction of the trend (1, 0 or -1) and the two-sided p value: the probability, given all totals, of a statistic
-        that is no more probable than the observed one.
+        Direction of the trend (1, 0 or -1); two-sided p value, given all totals.
     """
     levels, sizes, total = np.arange(len(n)), np.asarray(n), sum(failed)
     observed, share = int(levels @ np.asarray(failed)), total / sizes.sum()
@@ -81,14 +71,11 @@ def trend(failed: Sequence[int], n: Sequence[int]) -> tuple[int, float]:
         spread_of_levels = levels**2 @ sizes - (levels @ sizes) ** 2 / sizes.sum()
         z = excess / math.sqrt(share * (1 - share) * spread_of_levels)
         return int(np.sign(excess)), float(2 * stats.norm.sf(abs(z)))
-    ways = np.zeros((total + 1, total * int(levels[-1]) + 1))  # by failures so far and statistic so far
+    width = total * int(levels[-1]) + 1
+    ways = np.zeros((total + 1, width))  # of choosing the failed runs, by their number and statistic
     ways[0, 0] = 1
-    for level, size in enumerate(n):
-        longer = np.zeros_like(ways)
-        for more in range(min(size, total) + 1):
-            height, width = ways.shape[0] - more, ways.shape[1] - level * more
-            longer[more:, level * more :] += math.comb(size, more) / 2**size * ways[:height, :width]
-        ways = longer
+    for level in np.repeat(levels, sizes):
+        ways[1:, level:] += ways[:-1, : width - level]
     last = ways[total]
     return int(np.sign(excess)), float(last[last <= last[observed] * (1 + 1e-9)].sum() / last.sum())
 
@@ -96,12 +83,7 @@ def trend(failed: Sequence[int], n: Sequence[int]) -> tuple[int, float]:
 def survival(lengths: Sequence[float], failed: Sequence[bool]) -> tuple[list[float], list[float]]:
     """Estimates the share of runs still training after each time at which one failed (Kaplan and Meier).
 
-    Args:
-        lengths: Epochs that each run trained.
-        failed: True where a run failed then, False where it ended for another reason.
-
-    Returns:
-        Times and shares, beginning with 0 and 1.
+    Runs that did not fail ended for another reason. Times and shares begin with 0 and 1.
     """
     curve = stats.ecdf(stats.CensoredData.right_censored(lengths, [not each for each in failed])).sf
     return [0.0, *map(float, curve.quantiles)], [1.0, *map(float, curve.probabilities)]
@@ -116,11 +98,7 @@ def rate_interval(count: int, exposure: float) -> tuple[float, float]:
 def fails_evenly(lengths: Sequence[float], failed: Sequence[bool]) -> bool:
     """Tells if a constant risk explains when runs failed: a Kolmogorov-Smirnov test at 5 %.
 
-    Under a constant risk failures are spread evenly over the time that all runs together have trained.
-
-    Args:
-        lengths: Epochs that each run trained.
-        failed: True where a run failed then; at least one did.
+    Under a constant risk failures, of which there is at least one, are spread evenly over the time that all runs trained.
     """
     moments = [length for length, fails in zip(lengths, failed, strict=True) if fails]
     spent = [float(np.minimum(lengths, moment).sum()) / sum(lengths) for moment in moments]

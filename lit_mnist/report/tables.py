@@ -1,19 +1,26 @@
-"""Tables of the report: results by group and by level of a sweep, runs, provenance; and results.csv."""
+"""Tables of the report: results by group and by level of a sweep, runs, published values, provenance; and results.csv."""
 
 import csv
 import io
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import resources
 from statistics import median, quantiles
+from typing import Any
 
 from lit_mnist.record.printable import csv_cell, one_line
 from lit_mnist.report.experiments import Group, Sweep, level_text
-from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, TEST_ACCURACY, TRAIN_ACCURACY, common_target, steps_to
+from lit_mnist.report.quantities import DECLARED, FINAL_LOSS, PUBLISHED, TARGETS, TEST_ACCURACY, TRAIN_ACCURACY, steps_to_target
 from lit_mnist.report.render import Table
 from lit_mnist.report.statistics import share_interval
 
 COLUMNS = "configuration folder seed lr batch_size outcome epochs steps failed_at_epoch loss_of_epoch_1 final_train_loss"
 COLUMNS += " train_accuracy test_accuracy seconds command"
+SHARED = {"hidden": [512, 256], "dataset": "MNIST", "train_size": 60000, "val_size": 0}  # by all published runs
+ROUNDING = 0.00005  # losses are given to four decimals, accuracies to two decimals of a percent
+SOURCE = 'Published: one unseeded run of each configuration, in an unpublished course notebook ("Assignment 2", January 2025).'
 
 
 def results(groups: Sequence[Group], settings: bool = False, note: str = "") -> Table:
@@ -34,21 +41,23 @@ def results(groups: Sequence[Group], settings: bool = False, note: str = "") -> 
 
 def levels(sweep: Sweep) -> Table:
     """A column for each level, a row for each quantity."""
-    groups, target = sweep.groups, common_target(sweep.groups)
+    groups = sweep.groups
     shares = [share_interval(len(each.failed), len(each.runs)) for each in groups]
     rows = [
         ["failed", *(f"{len(each.failed)} of {len(each.runs)}" for each in groups)],
         ["share of failures, 95 % interval", *(f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in shares)],
     ]
     rows += [[each.name, *(_with_quartiles(each.text, each.values(group)) for group in groups)] for each in DECLARED]
-    if target:
-        times = [{run: steps for run in each.runs if (steps := steps_to(run, target)) is not None} for each in groups]
-        epochs = [[steps / max(1, run.result.steps_per_epoch) for run, steps in each.items()] for each in times]
-        rows += [
-            [f"epochs to a loss of {target:g}", *(_with_quartiles("{:.2f}".format, each) for each in epochs)],
-            [f"SGD steps to {target:g}", *(_with_quartiles("{:,.0f}".format, list(each.values())) for each in times)],
-            [f"runs that reached {target:g}", *(f"{len(a)} of {len(b.runs)}" for a, b in zip(times, groups, strict=True))],
-        ]
+    for target in TARGETS:
+        steps = {each: steps_to_target(target).values(each) for each in groups}
+        if all(2 * len(reached) >= len(each.runs) for each, reached in steps.items()):
+            epochs = [[step / max(1, each.result.steps_per_epoch) for step in reached] for each, reached in steps.items()]
+            rows += [
+                [f"epochs to a loss of {target:g}", *(_with_quartiles("{:.2f}".format, each) for each in epochs)],
+                [f"SGD steps to {target:g}", *(_with_quartiles("{:,.0f}".format, each) for each in steps.values())],
+                [f"runs that reached {target:g}", *(f"{len(steps[each])} of {len(each.runs)}" for each in groups)],
+            ]
+            break
     return Table([sweep.label, *map(sweep.level, groups)], rows)
 
 
@@ -82,6 +91,40 @@ def results_csv(groups: Sequence[Group]) -> str:
         cells += [result.train_accuracy, result.test_accuracy, result.times.seconds, one_line(result.command)]
         writer.writerow(map(csv_cell, cells))
     return text.getvalue()
+
+
+@cache
+def published_runs() -> tuple[dict[str, Any], ...]:
+    """Reads name, lr, batch_size, epochs, train_loss_by_epoch and the two accuracies in percent of every published run."""
+    text = resources.files("lit_mnist.report").joinpath("published_runs.json").read_text(encoding="utf-8")
+    return tuple(json.loads(text)["runs"])
+
+
+def find_published(group: Group) -> dict[str, Any] | None:
+    """Finds the published run of the same experiment, whatever the configuration is called and with whichever engine."""
+    here = group.result.hyperparameters
+    is_whole = all(run.result.steps_per_epoch * group.result.batch_size >= 60000 for run in group.runs)
+    if not is_whole or here.get("callbacks") or any(here.get(key) != value for key, value in SHARED.items()):
+        return None
+    wanted = (group.result.lr, group.result.batch_size, here.get("max_epochs"))
+    return next((run for run in published_runs() if (run["lr"], run["batch_size"], run["epochs"]) == wanted), None)
+
+
+def published(groups: Sequence[Group]) -> Table:
+    """A row for each published figure of the experiments: its median here, and its rank among the runs here."""
+    rows = []
+    for each, run in ((each, run) for each in groups if (run := find_published(each))):
+        losses, percent = run["train_loss_by_epoch"], (run["train_accuracy_percent"], run["test_accuracy_percent"])
+        figures = (losses[0], losses[9], losses[-1], percent[0] / 100, percent[1] / 100)
+        for quantity, value in zip(PUBLISHED, figures, strict=True):
+            if values := quantity.values(each):
+                lower = sum(other < value - ROUNDING for other in values)
+                equal = sum(abs(other - value) <= ROUNDING for other in values)
+                rank = f"above {lower} of {len(values)}" + (f", equal to {equal}" if equal else "")
+                form = "{:.4f}" if quantity.is_loss else "{:.2%}"
+                rows.append([each.name, quantity.name, form.format(value), form.format(median(values)), rank])
+    columns = ("configuration", "figure", "published", "median here", "the published value ranks")
+    return Table(columns, rows, 2, SOURCE)
 
 
 def provenance(groups: Sequence[Group]) -> Table:

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, combinations, pairwise
+from functools import partial
+from itertools import combinations, pairwise
 from statistics import median
 
 from lit_mnist.record.result import guessing
 from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import Group, Sweep
-from lit_mnist.report.figures import PANEL, Points, logarithmic, panel
-from lit_mnist.report.findings import listed
+from lit_mnist.report.figures import PANEL, Points, gather, logarithmic, loss_curve, panel
+from lit_mnist.report.findings import listed, points
 from lit_mnist.report.load import RecordedRun
 from lit_mnist.report.quantities import three_digits
 from lit_mnist.report.render import Block, Bullets, Figures, Section
@@ -37,10 +38,7 @@ _METHODS = (
 def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palette) -> Section | None:
     """Draws and states what explains the results; None where nothing was measured and nothing can be said.
 
-    Args:
-        groups: All groups.
-        sweeps: The main sweep of each hyperparameter.
-        palette: Colours of the groups.
+    `sweeps` are the main ones.
     """
     sentences = [edge_of_stability(groups)]
     sentences += [units(sweep, kind) for sweep in sweeps for kind in ("active", "dead")]
@@ -48,16 +46,19 @@ def why_section(groups: Sequence[Group], sweeps: Sequence[Sweep], palette: Palet
     drawings = []
     for name, label in ((BATCH_EDGE, "learning rate × batch sharpness / 2"), ("active", "active hidden units (%)")):
         curves = {each: [readings(run, name) for run in each.runs] for each in groups}
-        drawings.append(_draw(name, label, "epoch", curves, palette))
+        drawings += _draw(name, label, "epoch", curves, palette)
     for sweep in sweeps:
-        if sweep.axis == "batch_size":
-            drawings += [_draw_losses(sweep, "images"), _draw_losses(sweep, "SGD steps")]
+        top = 1.3 * guessing(sweep.groups[0].result.classes)
+        for amount in ("images", "SGD steps") if sweep.axis == "batch_size" else ():
+            scales = {each: each.result.batch_size if amount == "images" else 1 for each in sweep.groups}
+            curves = {each: [loss_curve(run, top, scale) for run in each.runs] for each, scale in scales.items()}
+            name = f"loss_by_{amount.split()[-1]}"
+            drawings += _draw(name, "training loss (nats)", amount, curves, Palette(sweep.groups))
     blocks: list[Block] = []
-    if shown := [each for each in drawings if each]:
-        many = len(groups) > MANY
-        bands = palette.key if many else "Bands reach from the lowest run to the highest."
-        blocks.append(Figures(shown, f"Lines join medians. {bands} A run counts until it fails."))
-    if said := [each for each in sentences if each]:
+    if drawings:
+        bands = palette.key if len(groups) > MANY else "Bands reach from the lowest run to the highest."
+        blocks.append(Figures(drawings, f"Lines join medians. {bands} A run counts until it fails."))
+    if said := [*filter(None, sentences)]:
         blocks.append(Bullets(said))
     return Section("why", "Why", blocks, methods=_METHODS) if blocks else None
 
@@ -82,44 +83,36 @@ def readings(run: RecordedRun, name: str) -> Points:
 
 def edge_of_stability(groups: Sequence[Group]) -> str:
     """States on which side of the edge of stability the runs train; "" without three measured runs of a group."""
-    places = {each: _settled(each, BATCH_EDGE) for each in groups}
-    shown = _outermost([each for each in groups if places[each]], lambda each: places[each])
+    places = _measured(groups, partial(_settled, name=BATCH_EDGE))
+    shown = sorted(places, key=lambda each: median(places[each]))
+    shown = shown if len(shown) <= MANY else shown[: MANY // 2] + shown[-(MANY // 2) :]
     sides: dict[str, list[str]] = {}
     for each in shown:
         low, high = min(places[each]), max(places[each])
         side = "below 1" if high < 1 else "above 1" if low > 1 else "on both sides of 1"
         ends = f"{three_digits(low)} to {three_digits(high)}"
-        place = f"{three_digits(median(places[each]))}; {ends} in {_counted(each, len(places[each]))}"
+        place = f"{three_digits(median(places[each]))}; {ends} in {_counted(each, places[each])}"
         sides.setdefault(side, []).append(f"{each.name} ({place})")
     if not sides:
         return ""
     told = ", and ".join(f"{side} with {listed(names)}" for side, names in sides.items())
-    whole = [f"{three_digits(median(values))} with {each.name}" for each in shown if (values := _settled(each, EDGE))]
+    whole = _measured(shown, partial(_settled, name=EDGE))
+    named = [f"{three_digits(median(values))} with {each.name}" for each, values in whole.items()]
     return (
         f"From epoch {SETTLED:g} on, the median of learning rate × batch sharpness / 2 is {told}. At 1, the edge of stability, "
         "a step no longer lowers the loss of its own mini-batch."
-        + (f" With the sharpness of the whole training loss, it is {listed(whole)}." if whole else "")
+        + (f" With the sharpness of the whole training loss, it is {listed(named)}." if named else "")
     )
-
-
-def _settled(group: Group, name: str) -> list[float]:
-    """Median of each run's readings from epoch 2 on; none where fewer than three runs have any."""
-    values = [[value for epoch, value in readings(run, name) if epoch >= SETTLED] for run in group.runs]
-    medians = [median(each) for each in values if each]
-    return medians if len(medians) >= FEWEST_MEASURED else []
 
 
 def units(sweep: Sweep, kind: str) -> str:
     """States at which levels the fewest and the most units are "active" or "dead", if the ranges of the runs are disjoint."""
-    last = {
-        each: [found[-1][1] for run in each.runs if not run.result.failed and (found := readings(run, kind))]
-        for each in sweep.groups
-    }
-    ranked = sorted((each for each in last if len(last[each]) >= FEWEST_MEASURED), key=lambda each: median(last[each]))
+    last = _measured(sweep.groups, partial(_last, name=kind))
+    ranked = sorted(last, key=lambda each: median(last[each]))
     if not ranked or max(last[ranked[0]]) >= min(last[ranked[-1]]):
         return ""
     few, most = (
-        (f"{min(last[each]):.1f} to {max(last[each]):.1f} %", f"{sweep.level(each)} ({_counted(each, len(last[each]))})")
+        (f"{min(last[each]):.1f} to {max(last[each]):.1f} %", f"{sweep.level(each)} ({_counted(each, last[each])})")
         for each in (ranked[0], ranked[-1])
     )
     what = "of the hidden units are active on an average image" if kind == "active" else "of the hidden units are dead"
@@ -149,22 +142,15 @@ def equal_accuracy(sweep: Sweep) -> str:
 
     "" where there is none, or where accuracies at another equal loss are further apart than that beyond doubt.
     """
-    samples = {
-        each: {loss: [found for run in each.runs if (found := accuracy_at(run, loss)) is not None] for loss in EQUAL_LOSSES}
-        for each in sweep.groups
-    }
+    samples = {loss: _measured(sweep.groups, partial(accuracy_at, loss=loss)) for loss in EQUAL_LOSSES}
     pairs = sorted(combinations(sweep.groups, 2), key=lambda pair: -pair[1].level(sweep.axis) / pair[0].level(sweep.axis))
     for first, second in pairs:
-        changes = {
-            loss: difference(samples[first][loss], samples[second][loss])
-            for loss in EQUAL_LOSSES
-            if min(len(samples[first][loss]), len(samples[second][loss])) >= FEWEST_MEASURED
-        }
+        both = {loss: (found[first], found[second]) for loss, found in samples.items() if {first, second} <= found.keys()}
+        changes = {loss: difference(*accuracies) for loss, accuracies in both.items()}
         same = [
-            f"{100 * change.low:+.2f} to {100 * change.high:+.2f} points at {loss:g} nats in {len(samples[first][loss])} and "
-            f"{len(samples[second][loss])} runs".replace("-", "−")
+            f"{points(change)} at {loss:g} nats in {len(both[loss][0])} and {len(both[loss][1])} runs"
             for loss, change in changes.items()
-            if max(-change.low, change.high) <= SAME_ACCURACY
+            if change.within(SAME_ACCURACY)
         ]
         if len(same) > 1 and all(change.low <= SAME_ACCURACY and change.high >= -SAME_ACCURACY for change in changes.values()):
             return (
@@ -186,56 +172,47 @@ def accuracy_at(run: RecordedRun, loss: float) -> float | None:
     return None
 
 
-def _outermost(groups: Sequence[Group], values: Callable[[Group], Sequence[float]]) -> list[Group]:
-    """The groups by their median, or the lowest and the highest of many."""
-    ranked = sorted(groups, key=lambda each: median(values(each)))
-    return ranked if len(ranked) <= MANY else ranked[: MANY // 2] + ranked[-(MANY // 2) :]
+def _measured(groups: Sequence[Group], of: Callable[[RecordedRun], float | None]) -> dict[Group, list[float]]:
+    """Values of the runs, of groups with three at least."""
+    values = {each: [value for run in each.runs if (value := of(run)) is not None] for each in groups}
+    return {each: found for each, found in values.items() if len(found) >= FEWEST_MEASURED}
 
 
-def _counted(group: Group, measured: int) -> str:
+def _settled(run: RecordedRun, name: str) -> float | None:
+    """Median of the readings from epoch 2 on."""
+    values = [value for epoch, value in readings(run, name) if epoch >= SETTLED]
+    return median(values) if values else None
+
+
+def _last(run: RecordedRun, name: str) -> float | None:
+    """The last reading of a run that did not fail."""
+    found = [] if run.result.failed else readings(run, name)
+    return found[-1][1] if found else None
+
+
+def _counted(group: Group, measured: Sequence[float]) -> str:
     """The number of runs behind a value, and of failures among all, to be put in parentheses."""
-    of = f" of {len(group.runs)}" if measured < len(group.runs) else ""
-    return f"{measured}{of} runs" + (f", {len(group.failed)} failed" if group.failed else "")
+    of = f" of {len(group.runs)}" if len(measured) < len(group.runs) else ""
+    return f"{len(measured)}{of} runs" + (f", {len(group.failed)} failed" if group.failed else "")
 
 
-def _draw_losses(sweep: Sweep, amount: str) -> Drawing | None:
-    """Draws the training loss of blocks of mini-batches against "images" or "SGD steps", a colour for each batch size."""
-    top = 1.3 * guessing(sweep.groups[0].result.classes)
-    curves: dict[Group, list[Points]] = {}
-    for each in sweep.groups:
-        scale = each.result.batch_size if amount == "images" else 1
-        curves[each] = [
-            [
-                (scale * step, min(max(loss, 1e-12), top))
-                for step, loss in run.block_losses
-                if step <= run.length * run.result.steps_per_epoch
-            ]
-            for run in each.runs
-        ]
-    return _draw(f"loss_by_{amount.split()[-1]}", "training loss (nats)", amount, curves, Palette(sweep.groups))
-
-
-def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Points]], palette: Palette) -> Drawing | None:
-    """Draws medians and ranges of the curves of each group's runs; None if there are no points."""
-    curves = {each: runs for each, runs in curves.items() if any(runs)}
-    if not curves:
-        return None
+def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Points]], palette: Palette) -> list[Drawing]:
+    """Draws medians and ranges of the curves of each group's runs; nothing if there are no points."""
+    values = {each: gather(runs) for each, runs in curves.items() if any(runs)}
+    if not values:
+        return []
     with canvas(*PANEL) as figure:
         axes = panel(figure, label, xlabel)
-        for each, runs in curves.items():
-            values: dict[float, list[float]] = {}
-            for x, y in chain.from_iterable(runs):
-                values.setdefault(x, []).append(y)
-            along, color = sorted(values), palette.of(each)
-            middle, low, high = ([pick(values[x]) for x in along] for pick in (median, min, max))
-            if len(curves) <= MANY:
-                axes.fill_between(along, low, high, color=color, alpha=0.15, linewidth=0)
-            axes.plot(along, middle, color=color, linestyle=palette.dash(each), label=each.name)
+        for each, found in values.items():
+            middle, low, high = ([pick(some) for some in found.values()] for pick in (median, min, max))
+            if len(values) <= MANY:
+                axes.fill_between([*found], low, high, color=palette.of(each), alpha=0.15, linewidth=0)
+            axes.plot([*found], middle, color=palette.of(each), linestyle=palette.dash(each), label=each.name)
         if file == BATCH_EDGE:
             axes.axhline(1, color=INK, linewidth=0.9, linestyle="dashed")
         if file != "active":
             logarithmic(axes)
         axes.xaxis.set_major_formatter("{x:g}" if xlabel == "epoch" else "{x:,.0f}")
-        if len(curves) <= MANY:
+        if len(values) <= MANY:
             axes.legend(fontsize=8, handlelength=1.6)
-        return Drawing(file, f"{label.capitalize()} against {xlabel}", to_svg(figure))
+        return [Drawing(file, f"{label.capitalize()} against {xlabel}", to_svg(figure))]
