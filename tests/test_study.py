@@ -344,7 +344,7 @@ def busy_worker(folder: Path) -> int:
     for checkpoint in folder.glob("logs/study/*/*/checkpoints/*.ckpt"):
         run = checkpoint.parent.parent
         if not (run / "result.json").exists() and (process := trainer_of(run)):
-            return parent_of(parent_of(process))  # above the server
+            return parent_of(parent_of(parent_of(process)))  # above the watcher and the server
     return 0
 
 
