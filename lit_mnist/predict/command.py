@@ -36,7 +36,7 @@ class Pictured(NamedTuple):
     name: str
     note: str  # for the user; "" mostly
     prepared: NDArray[np.uint8]  # (height, width), what the network sees
-    given: NDArray[np.uint8] | None  # (H, W) or (H, W, 3), reduced in size; None after the first 100
+    given: NDArray[np.uint8] | None  # (H, W, 3), reduced in size; None after the first 100
 
 
 def main(args: list[str]) -> int:
@@ -139,6 +139,8 @@ def _read_files(network: "TrainedNetwork", paths: Sequence[str], passed_over: Co
 
 def _test_images(network: "TrainedNetwork", dataset: str | None, root: str | None) -> tuple[str, list[Pictured], list[str]]:
     """Loads test images; returns the name of their data set, the images and the names of their classes."""
+    from PIL.Image import fromarray
+
     from lit_mnist.datasets.files import load
 
     data = load(dataset or network.dataset or "MNIST", root)
@@ -146,7 +148,7 @@ def _test_images(network: "TrainedNetwork", dataset: str | None, root: str | Non
         raise ValueError(f"{data.name} has other images or classes than the network; name its own --dataset.")
     images, truth = data.test
     pictures = [
-        Pictured(f"{data.name}/test/{number:05d}", "", image, image if number < SHOWN else None)
+        Pictured(f"{data.name}/test/{number:05d}", "", image, _thumbnail(fromarray(image)) if number < SHOWN else None)
         for number, image in enumerate(images.numpy())
     ]
     return data.name, pictures, [network.class_names[label] for label in truth.tolist()]
