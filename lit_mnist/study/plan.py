@@ -16,6 +16,8 @@ from lit_mnist.record.atomic import write_atomically
 from lit_mnist.record.configs import SHIPPED, find_config, parse_yaml, read_config
 from lit_mnist.record.printable import one_line
 
+Grid = dict[str, list[Any]]  # dotted options with their values: {"model.lr": [0.01, 0.1]}
+
 BASE_OF_A_GRID = "lr0.1"
 MOST_RUNS = 1000  # more need --yes: a typing error in a grid is quickly made
 LONGEST_FOLDER_NAME = 200  # bytes; file systems take 255, of which the config file's suffix is a part
@@ -97,9 +99,9 @@ def parse_options(arguments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def parse_grid(axes: Sequence[str]) -> dict[str, list[Any]]:
+def parse_grid(axes: Sequence[str]) -> Grid:
     """Parses arguments like "model.lr=0.01,0.1", in their order. Raises ValueError if a value is missing."""
-    grid: dict[str, list[Any]] = {}
+    grid: Grid = {}
     for axis in axes:
         option, _, text = axis.removeprefix("--").partition("=")
         values = parse_value(f"[{text}]")
@@ -154,12 +156,7 @@ def first_change(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def plan_study(
-    configs: Sequence[str] | None,
-    grid: dict[str, list[Any]],
-    options: dict[str, Any],
-    seeds: Sequence[int],
-    out: Path,
-    most_runs: float = MOST_RUNS,
+    configs: Sequence[str] | None, grid: Grid, options: dict[str, Any], seeds: Sequence[int], out: Path, most: float = MOST_RUNS
 ) -> list[RunSpec]:
     """Plans each config at each point of the grid with each seed, group by group. Writes nothing.
 
@@ -169,11 +166,11 @@ def plan_study(
         options: Dotted options for all runs; none of them may be in the grid.
         seeds: One run each.
         out: Folder of the study.
-        most_runs: As many are planned without a question.
+        most: Number of runs above which there is a mistake.
 
     Raises:
-        ValueError: A config cannot be read, two have one name, an option is given twice or set by the study itself, or the
-            runs are too many.
+        ValueError: A config cannot be read, two have one name, an option is given twice or set by the study itself, or there
+            are too many runs.
     """
     for option in [*options, *grid]:
         if option in RESERVED:
@@ -182,7 +179,7 @@ def plan_study(
             raise ValueError(f"{option} is both in the grid and an option for all runs: keep one.")
     names = configs or ([BASE_OF_A_GRID] if grid else SHIPPED)
     count = len(names) * math.prod(map(len, grid.values())) * len(seeds)
-    if count > most_runs:
+    if count > most:
         raise ValueError(f"That would be {count:,} runs: confirm with --yes, or give fewer values or seeds.")
     groups: dict[str, RunGroup] = {}
     for file, values in itertools.product(map(find_config, names), itertools.product(*grid.values())):

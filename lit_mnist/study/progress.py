@@ -20,8 +20,7 @@ from lit_mnist.study.plan import RunSpec
 
 WAITING, RUNNING, ELSEWHERE = "waiting", "running", "elsewhere"  # elsewhere: another process trains this run
 WITHOUT_RESULT = "failed"  # `fit` refused, crashed or was killed; the same command tries again
-NOT_ENDED = {RUNNING: 0, ELSEWHERE: 1, WAITING: 3}  # and their places in the table
-ENDED_PLACE = 2
+NOT_ENDED = {RUNNING: 0, ELSEWHERE: 1, WAITING: 3}  # with their places in the table, between which those stand that ended
 
 TAIL = 4096  # bytes at the end of a run's output, which hold its last epoch
 EPOCH = re.compile(rb"^epoch +(\d+)(?:/(\d+))? +loss ([\d.]+)", re.MULTILINE)  # as `fit` prints it
@@ -31,7 +30,7 @@ FRAME_LINES = 5  # of the table, with the line below it
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands: an outcome of `fit`, or one of the words above; the reason, if it is not plain; the result.
+    """State of a run: an outcome of `fit`, or one of the words above; the reason, if it is not plain; the result.
 
     `loss` is the mean training loss (nats) of the last epoch; 0 epochs are not known.
     """
@@ -108,7 +107,7 @@ class Progress:
     def table(self, height: int) -> Group:
         """Draws the most telling rows on at most `height` lines: running ones before ended ones before waiting ones."""
         seen = self.look()
-        rows = sorted(seen.items(), key=lambda row: NOT_ENDED.get(row[1].state, ENDED_PLACE))
+        rows = sorted(seen.items(), key=lambda row: NOT_ENDED.get(row[1].state, 2))
         table = Table("run", "epoch", "train loss", "state")
         for run, status in rows[: max(1, height - FRAME_LINES)]:
             epoch = f"{status.epoch}/{status.epochs or '?'}" if status.epoch else ""
