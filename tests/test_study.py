@@ -108,9 +108,9 @@ def launches(folder: Path) -> list[int]:
     return [file.read_text().count("$ python -m") for file in sorted(folder.glob("logs/study/*/*/output.txt"))]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def background(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, "subprocess.Popen[str]"]]:
-    """A folder with a process that is at work while the first tests run: a study by a script without a main guard."""
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """Standard output and results of the study of `GRID`, by a script without a main guard."""
     folder = tmp_path_factory.mktemp("undisturbed")
     script = f"""
 import threading
@@ -122,28 +122,17 @@ thread.join()
 """
     (folder / "script.py").write_text(script)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    options: dict[str, Any] = {"cwd": folder, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    umask = os.umask(0o002)
-    process = subprocess.Popen([sys.executable, "script.py"], text=True, **options)
-    os.umask(umask)
-    yield folder, process
-    process.kill()
-    process.communicate()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(background: tuple[Path, "subprocess.Popen[str]"]) -> tuple[str, dict[str, Any]]:
-    """Standard output and results of the study of `GRID`."""
-    folder, process = background
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, (folder / "code").read_text()) == (0, "3"), errors
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=folder, env=environment, umask=0o002, capture_output=True, text=True, timeout=PATIENCE)
+    errors = done.stderr
+    assert (done.returncode, (folder / "code").read_text()) == (0, "3"), errors
     assert re.search(r"(?m)^4 runs; \d+ at once\.$", errors), errors
     assert re.search(r"lr0\.1 seed 1: (trained|learning), train loss \d\.\d+ \(\d of 4 runs done", errors), errors
     assert (folder / "lines").read_text() == "once\n"
     assert len(results(folder)) == 4
     narrow = [path for path in folder.glob("logs/**/*") if path.stat().st_mode & 0o060 != 0o060]
     assert not [path for path in narrow if path.name not in (".lock",)], "files that a group with umask 002 cannot write"
-    return output, results(folder)
+    return done.stdout, results(folder)
 
 
 @pytest.fixture(scope="module")
