@@ -2,12 +2,13 @@
 
 import json
 import sys
+from collections import UserList
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from lit_mnist.cli import DIVERGED, DONE
 from lit_mnist.record.result import Result
@@ -52,18 +53,10 @@ class Run:
 
         None stands for what was not measured. `pd.DataFrame(run.history)` works.
         """
-        result = self.result
-        epochs = len(result.train_loss_by_epoch)
-        columns: dict[str, Sequence[Any]] = {
-            "epoch": range(1, epochs + 1),
-            "train_loss": result.train_loss_by_epoch,
-            "val_loss": result.val_loss_by_epoch,
-            "val_accuracy": result.val_accuracy_by_epoch,
-            "test_accuracy": result.test_accuracy_by_epoch,
-            "seconds": result.times.train_seconds_by_epoch,
-        }
-        rows = islice(zip_longest(*columns.values()), epochs)
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        losses, names = self.result.train_loss_by_epoch, ("train_loss", "val_loss", "val_accuracy", "test_accuracy")
+        measured = [getattr(self.result, f"{name}_by_epoch") for name in names]
+        rows = zip_longest(range(1, len(losses) + 1), *measured, self.result.times.train_seconds_by_epoch)
+        return [dict(zip(("epoch", *names, "seconds"), row, strict=True)) for row in islice(rows, len(losses))]
 
     def plot_loss(self) -> "Figure":
         """Draws the training loss against the epoch."""
@@ -78,21 +71,8 @@ class Run:
         return predict_images(self.folder, images)
 
 
-class Runs(Sequence[Run]):
-    """Finished runs, of one study or of several."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs = tuple(runs)
-
-    @overload
-    def __getitem__(self, index: int) -> Run: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Runs": ...
-    def __getitem__(self, index: int | slice) -> "Run | Runs":
-        return Runs(self._runs[index]) if isinstance(index, slice) else self._runs[index]
-
-    def __len__(self) -> int:
-        return len(self._runs)
+class Runs(UserList[Run]):
+    """Finished runs, of one study or of several; slices and sums of them are `Runs`, too."""
 
     def __repr__(self) -> str:
         return f"Runs({len(self)}: {', '.join(dict.fromkeys(run.result.name for run in self))})"
@@ -220,12 +200,9 @@ def read_runs(folder: str | Path = "logs") -> Runs:
 
 
 def _arguments(own: Mapping[str, Any], keywords: Mapping[str, Any], options: Mapping[str, Any] | None) -> list[str]:
-    for keyword in keywords:
-        if keyword not in KEYWORDS:
-            known = ", ".join(KEYWORDS)
-            raise ValueError(
-                f"there is no setting {keyword}; choose from {known}, or use options={{'trainer.{keyword}': ...}}."
-            )
+    if unknown := next((keyword for keyword in keywords if keyword not in KEYWORDS), ""):
+        known = ", ".join(KEYWORDS)
+        raise ValueError(f"there is no setting {unknown}; choose from {known}, or use options={{'trainer.{unknown}': ...}}.")
     settings = {**own, **{KEYWORDS[key]: value for key, value in keywords.items()}, **(options or {})}
     return [word for key, value in settings.items() if value is not None for word in (f"--{key}", _text(value))]
 

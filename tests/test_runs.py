@@ -97,7 +97,7 @@ def test_runs_of_a_study_come_back_in_long_form_and_on_one_axis(workplace: Path)
     axes = runs.plot_loss().axes[0]
     assert axes.get_yscale() == "log"
     assert len(axes.lines) == 2
-    assert len(runs[:1]) == 1
+    assert (len(runs[:1]), type(runs[:1])) == (1, type(runs))
     assert Path("logs/study/report.html").exists()
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from victim import Victim
 
 from lit_mnist.study import execute, main, server
 
 STUDY = [sys.executable, "-m", "lit_mnist", "study"]
 SMALL = ["--data.train_size", "640", "--model.hidden", "[16]"]
-LONG = ["--trainer.max_epochs", "30", *SMALL]  # long enough to be caught in the middle
+LONG = ["--trainer.max_epochs", "16", *SMALL]  # long enough to be caught in the middle
 GRID = ["--grid", "model.lr=0.1,1e30", "--seeds", "2", *LONG]  # the larger one diverges at once
 ENDLESS = ["--configs", "lr0.1", "--seeds", "3", "--trainer.max_epochs", "9000", *SMALL]
 T = TypeVar("T")
@@ -107,9 +108,9 @@ def launches(folder: Path) -> list[int]:
     return [file.read_text().count("$ python -m") for file in sorted(folder.glob("logs/study/*/*/output.txt"))]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def background(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list["subprocess.Popen[str]"]]]:
-    """A folder with two processes, at work while the first tests run: a study by a script without a main guard, and `fit`."""
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """Standard output and results of the study of `GRID`, by a script without a main guard."""
     folder = tmp_path_factory.mktemp("undisturbed")
     script = f"""
 import threading
@@ -120,32 +121,18 @@ thread.start()
 thread.join()
 """
     (folder / "script.py").write_text(script)
-    fit = ["-m", "lit_mnist", "fit", "--config", "lr0.1", "--seed_everything", "1", "--threads", "1", "--run_dir", "run", *LONG]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    options: dict[str, Any] = {"cwd": folder, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    umask = os.umask(0o002)
-    processes = [subprocess.Popen([sys.executable, *each], text=True, **options) for each in (["script.py"], fit)]
-    os.umask(umask)
-    yield folder, processes
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture(scope="module")
-def undisturbed(background: tuple[Path, list["subprocess.Popen[str]"]]) -> tuple[str, dict[str, Any]]:
-    """Standard output and results of the study of `GRID`."""
-    folder, (process, fit) = background
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, (folder / "code").read_text()) == (0, "3"), errors
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=folder, env=environment, umask=0o002, capture_output=True, text=True, timeout=PATIENCE)
+    errors = done.stderr
+    assert (done.returncode, (folder / "code").read_text()) == (0, "3"), errors
     assert re.search(r"(?m)^4 runs; \d+ at once\.$", errors), errors
     assert re.search(r"lr0\.1 seed 1: (trained|learning), train loss \d\.\d+ \(\d of 4 runs done", errors), errors
     assert (folder / "lines").read_text() == "once\n"
     assert len(results(folder)) == 4
     narrow = [path for path in folder.glob("logs/**/*") if path.stat().st_mode & 0o060 != 0o060]
     assert not [path for path in narrow if path.name not in (".lock",)], "files that a group with umask 002 cannot write"
-    assert fit.wait(PATIENCE) == 0
-    return output, results(folder)
+    return done.stdout, results(folder)
 
 
 @pytest.fixture(scope="module")
@@ -240,10 +227,11 @@ def test_a_scheduler_that_is_of_no_use_is_named(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_of_a_study_has_the_bits_of_the_same_fit(
-    background: tuple[Path, list["subprocess.Popen[str]"]], undisturbed: tuple[str, dict[str, Any]]
-) -> None:
-    alone = json.loads((background[0] / "run/result.json").read_text())
+def test_a_run_of_a_study_has_the_bits_of_the_same_fit(undisturbed: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    run = ["--config", "lr0.1", "--seed_everything", "1", "--threads", "1", "--run_dir", "run", *LONG]
+    fit = Victim("fit", *run, folder=tmp_path)
+    assert fit.wait() == 0, fit.stderr
+    alone = json.loads((tmp_path / "run/result.json").read_text())
     assert undisturbed[1]["logs/study/lr0.1/seed_1/result.json"]["weights_sha256"] == alone["weights_sha256"]
 
 
@@ -344,7 +332,7 @@ def busy_worker(folder: Path) -> int:
     for checkpoint in folder.glob("logs/study/*/*/checkpoints/*.ckpt"):
         run = checkpoint.parent.parent
         if not (run / "result.json").exists() and (process := trainer_of(run)):
-            return parent_of(parent_of(process))  # above the server
+            return parent_of(parent_of(parent_of(process)))  # above the watcher and the server
     return 0
 
 

@@ -20,7 +20,6 @@ from lit_mnist.study import main
 from lit_mnist.study.plan import (
     RunGroup,
     RunSpec,
-    Settings,
     first_change,
     groups_of,
     parse_grid,
@@ -38,9 +37,13 @@ from lit_mnist.study.server import last_words
 
 
 def plan(
-    configs: Sequence[str], out: Path, grid: Sequence[str] = (), options: Settings | None = None, seeds: Sequence[int] = (1,)
+    configs: Sequence[str],
+    out: Path,
+    grid: Sequence[str] = (),
+    options: dict[str, Any] | None = None,
+    seeds: Sequence[int] = (1,),
 ) -> list[RunSpec]:
-    return plan_study(configs, parse_grid(grid), options or {}, seeds, out, keep_names=True)
+    return plan_study(configs, parse_grid(grid), options or {}, seeds, out)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_options_that_the_study_sets_are_refused_by_name(option: str, complaint:
 
 
 def test_an_option_reaches_its_nested_place() -> None:
-    settings: Settings = {"model": {"lr": 0.1, "engine": "exact"}, "trainer": None}
+    settings: dict[str, Any] = {"model": {"lr": 0.1, "engine": "exact"}, "trainer": None}
     set_option(settings, "model.lr", 1)
     set_option(settings, "data.batch_size", 8)
     set_option(settings, "trainer.max_epochs", 2)
@@ -118,7 +121,7 @@ def test_two_configs_differ_exactly_when_a_difference_is_named(old: dict[str, ob
 
 def test_a_grid_is_every_combination_in_the_order_given(tmp_path: Path) -> None:
     grid = parse_grid(["model.lr=0.01,0.1", "data.batch_size=8", "data.batch_size=32"])
-    names = [group.name for group in groups_of(plan_study(["lr0.1"], grid, {}, [1, 2], tmp_path, keep_names=False))]
+    names = [group.name for group in groups_of(plan_study(None, grid, {}, [1, 2], tmp_path))]
     assert names == ["lr0.01-batch8", "lr0.01-batch32", "lr0.1-batch8", "lr0.1-batch32"]
 
 
@@ -264,26 +267,24 @@ def test_a_result_that_fit_did_not_write_is_a_failure_by_name(content: bytes, tm
 
 def test_a_status_is_the_outcome_of_the_result(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(msgspec.json.encode(result("diverged")))
-    assert read_status(tmp_path) == Status("diverged", "it diverged", result("diverged"))
+    assert read_status(tmp_path) == Status("diverged", "it diverged", result("diverged"), epoch=2, epochs=2)
 
 
 def test_progress_is_read_from_what_runs_print_and_time_left_is_known_after_an_epoch(tmp_path: Path) -> None:
     runs = [RunSpec(RunGroup("a", tmp_path, ""), seed) for seed in (1, 2, 3)]
     progress = Progress(runs, {runs[2]: Status("trained", "", result("trained"))})
-    assert [row.state for row in progress.rows()] == [WAITING, WAITING, "trained"]
+    assert [status.state for status in progress.look().values()] == [WAITING, WAITING, "trained"]
     output = runs[0].folder / "output.txt"
     output.parent.mkdir(parents=True)
     output.write_text("$ python -m lit_mnist fit\n")
-    row = progress.rows()[0]
-    assert (row.state, row.epoch, row.loss) == (RUNNING, 0, None)
-    assert progress.summary(progress.rows()) == "1 of 3 runs done, 1 running"
+    assert progress.look()[runs[0]] == Status(RUNNING)
+    assert progress.summary(progress.look().values()) == "1 of 3 runs done, 1 running"
     with output.open("a") as file:
         file.write(
             "epoch   1/20  loss 0.5000  test accuracy 80.00 %  0.2 s\nepoch   2/20  loss 0.0760  test accuracy 90.00 %  0.2 s\n"
         )
-    row = progress.rows()[0]
-    assert (row.state, row.epoch, row.epochs, row.loss) == (RUNNING, 2, 20, 0.076)
-    assert progress.summary(progress.rows()).endswith("1 of 3 runs done, 1 running, about 1 min left")
+    assert progress.look()[runs[0]] == Status(RUNNING, epoch=2, epochs=20, loss=0.076)
+    assert progress.summary(progress.look().values()).endswith("1 of 3 runs done, 1 running, about 1 min left")
 
 
 def test_last_words_are_the_sentence_of_the_command() -> None:

@@ -1,6 +1,7 @@
 """Processes to be killed: each forked from a server that has imported the package already, so that none waits for that."""
 
 import ctypes
+import gc
 import importlib.util
 import multiprocessing
 import os
@@ -13,11 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lit_mnist.study.server import IMPORTS
+
 # A clean server, without the threads and handlers of the test runner, from which forked children are like new processes.
 SERVER: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-SERVER.set_forkserver_preload(
-    ["lit_mnist.cli.fit", "lit_mnist.cli.evaluate", "pytest", "torch.utils.tensorboard", "matplotlib.backends.backend_agg"]
-)
+SERVER.set_forkserver_preload(["lit_mnist.cli.evaluate", *IMPORTS.split(), "pytest"])
 PATIENCE = 240  # seconds for anything that takes a few of them; CI machines are slow and shared
 
 
@@ -97,6 +98,7 @@ def _live(
     os.environ.update(environment)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    gc.freeze()  # or a collection would copy all that is shared with the server
     _heed_permissions()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup leaves ignored
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -2,12 +2,12 @@
 
 import csv
 import io
+import operator
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from lit_mnist.record.printable import csv_cell, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from lit_mnist.record.checkpoint import TrainedNetwork
 
@@ -31,21 +30,13 @@ UNSURE = 0.5  # probabilities below it are set in red
 THUMBNAIL = 300  # pixels
 
 
-@dataclass
-class Pictures:
-    """What is to be classified: names, notes for the user, what the network sees, and the first 100 as they are."""
+class Pictured(NamedTuple):
+    """A picture that is classified."""
 
-    names: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    prepared: list[NDArray[np.uint8]] = field(default_factory=list)
-    given: list[NDArray[np.uint8]] = field(default_factory=list)
-
-    def add(self, name: str, note: str, prepared: NDArray[np.uint8], given: "Image") -> None:
-        self.names.append(name)
-        self.notes.append(note)
-        self.prepared.append(prepared)
-        if len(self.given) < SHOWN:
-            self.given.append(_thumbnail(given))
+    name: str
+    note: str  # for the user; "" mostly
+    prepared: NDArray[np.uint8]  # (height, width), what the network sees
+    given: NDArray[np.uint8] | None  # (H, W, 3), reduced in size; None after the first 100
 
 
 def main(args: list[str]) -> int:
@@ -67,9 +58,21 @@ def main(args: list[str]) -> int:
         )
     _check_outputs(out, sheet, [Path(name) for name in options.images or []])
     network = network_of(run)
+    failed = 0
     if options.images is None:
-        return _predict_test_images(network, options.dataset, options.root, out, sheet)
-    return _predict_files(network, [Path(name) for name in options.images], out, sheet)
+        name, pictures, truth = _test_images(network, options.dataset, options.root)
+        classes, sure = _classified(network, pictures)
+        right = sum(map(operator.eq, classes, truth))
+        print(f"{name}: {right:,} of {len(truth):,} test images right, {100 * right / len(truth):.2f} %")
+    else:
+        pictures, failed = _read_files(network, options.images, {os.path.realpath(out), os.path.realpath(sheet)})
+        classes, sure = _classified(network, pictures)
+        for picture, predicted, probability in zip(pictures, classes, sure, strict=True):
+            print(f"{one_line(predicted)}  {probability:.4f}  {one_line(picture.name)}")
+    _write(pictures, classes, sure, out, sheet)
+    if failed:
+        print(f"lit_mnist: {failed} of {failed + len(pictures)} files gave no prediction.", file=sys.stderr)
+    return FAILED if failed else DONE
 
 
 def _parser() -> Parser:
@@ -110,13 +113,12 @@ def _is_ours(path: Path) -> bool:
     return head.startswith(f"{','.join(HEADER)}\n".encode()) or f"Title\0{TITLE}".encode() in head
 
 
-def _predict_files(network: "TrainedNetwork", paths: Sequence[Path], out: Path, sheet: Path) -> int:
-    import torch
-
-    written = {os.path.realpath(out), os.path.realpath(sheet)}  # `resolve()` raises on symlink loops
-    pictures, failed = Pictures(), 0
-    for path in list_files(paths):
-        if os.path.realpath(path) in written:  # by an earlier call
+def _read_files(network: "TrainedNetwork", paths: Sequence[str], passed_over: Collection[str]) -> tuple[list[Pictured], int]:
+    """Reads files, and folders with all in them, but those passed over; returns also how many could not be read."""
+    pictures: list[Pictured] = []
+    failed = 0
+    for path in list_files(map(Path, paths)):
+        if os.path.realpath(path) in passed_over:  # written by an earlier call; `resolve()` raises on symlink loops
             continue
         name = one_line(str(path))
         try:
@@ -126,58 +128,56 @@ def _predict_files(network: "TrainedNetwork", paths: Sequence[Path], out: Path, 
             print(f"lit_mnist: {name}: {one_line(str(fault))}", file=sys.stderr)
             failed += 1
             continue
-        notes = [note, f"the first of its {frames} frames is used." if frames > 1 else ""]
-        for each in filter(None, notes):
+        notes = [each for each in (note, f"the first of its {frames} frames is used." if frames > 1 else "") if each]
+        for each in notes:
             print(f"lit_mnist: {name}: {each}", file=sys.stderr)
-        pictures.add(str(path), " ".join(filter(None, notes)), image, picture)
-    if not pictures.names:
+        pictures.append(Pictured(str(path), " ".join(notes), image, _thumbnail(picture) if len(pictures) < SHOWN else None))
+    if not pictures:
         raise ValueError("there is no picture that could be read; nothing was written. Name image files, or folders of them.")
-    labels, probabilities = classify(network, torch.from_numpy(np.stack(pictures.prepared)))
-    for name, label, probability in zip(pictures.names, labels.tolist(), probabilities.amax(1).tolist(), strict=True):
-        print(f"{one_line(network.class_names[label])}  {probability:.4f}  {one_line(name)}")
-    _write(network, pictures, labels, probabilities, out, sheet)
-    if failed:
-        print(f"lit_mnist: {failed} of {failed + len(pictures.names)} files gave no prediction.", file=sys.stderr)
-    return FAILED if failed else DONE
+    return pictures, failed
 
 
-def _predict_test_images(network: "TrainedNetwork", dataset: str | None, root: str | None, out: Path, sheet: Path) -> int:
+def _test_images(network: "TrainedNetwork", dataset: str | None, root: str | None) -> tuple[str, list[Pictured], list[str]]:
+    """Loads test images; returns the name of their data set, the images and the names of their classes."""
     from PIL.Image import fromarray
 
     from lit_mnist.datasets.files import load
 
     data = load(dataset or network.dataset or "MNIST", root)
-    images, truth = data.test
     if data.image_shape != network.mlp.image_shape or len(data.classes) != network.mlp.classes:
         raise ValueError(f"{data.name} has other images or classes than the network; name its own --dataset.")
-    labels, probabilities = classify(network, images)
-    pictures = Pictures()
-    for number, image in enumerate(images.numpy()):
-        pictures.add(f"{data.name}/test/{number:05d}", "", image, fromarray(image))
-    right = int((labels == truth).sum())
-    print(f"{data.name}: {right:,} of {len(images):,} test images right, {100 * right / len(images):.2f} %")
-    _write(network, pictures, labels, probabilities, out, sheet)
-    return DONE
+    images, truth = data.test
+    pictures = [
+        Pictured(f"{data.name}/test/{number:05d}", "", image, _thumbnail(fromarray(image)) if number < SHOWN else None)
+        for number, image in enumerate(images.numpy())
+    ]
+    return data.name, pictures, [network.class_names[label] for label in truth.tolist()]
 
 
-def _write(
-    network: "TrainedNetwork", pictures: Pictures, labels: "Tensor", probabilities: "Tensor", out: Path, sheet: Path
-) -> None:
+def _classified(network: "TrainedNetwork", pictures: Sequence[Pictured]) -> tuple[list[str], list[float]]:
+    """Returns the class of each picture and its probability."""
+    import torch
+
+    labels, probabilities = classify(network, torch.from_numpy(np.stack([picture.prepared for picture in pictures])))
+    return [network.class_names[label] for label in labels.tolist()], probabilities.amax(1).tolist()
+
+
+def _write(pictures: Sequence[Pictured], classes: Sequence[str], sure: Sequence[float], out: Path, sheet: Path) -> None:
     """Writes the table and the sheet, and says so."""
-    classes, sure = [network.class_names[label] for label in labels.tolist()], probabilities.amax(1).tolist()
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(HEADER)
-    for name, predicted, probability, note in zip(pictures.names, classes, sure, pictures.notes, strict=True):
-        rows.writerow((csv_cell(one_line(name)), csv_cell(predicted), f"{probability:.6f}", note))
-    captions = [
-        f"{one_line(name)}\n{one_line(predicted)}   {100 * probability:.1f} %"
-        for name, predicted, probability in zip(pictures.names[:SHOWN], classes, sure, strict=False)
-    ]
-    rest = f" (the first {SHOWN} of {len(pictures.names):,})" if len(pictures.names) > SHOWN else ""
-    doubtful = {index for index, note in enumerate(pictures.notes) if note or sure[index] < UNSURE}
+    captions, doubtful = [], set()
+    for number, (picture, predicted, probability) in enumerate(zip(pictures, classes, sure, strict=True)):
+        name = one_line(picture.name)
+        rows.writerow((csv_cell(name), csv_cell(predicted), f"{probability:.6f}", picture.note))
+        captions.append(f"{name}\n{one_line(predicted)}   {100 * probability:.1f} %")
+        if picture.note or probability < UNSURE:
+            doubtful.add(number)
+    given = [picture.given for picture in pictures if picture.given is not None]
+    rest = f" (the first {SHOWN} of {len(pictures):,})" if len(pictures) > SHOWN else ""
     title = f"Each picture beside what the network saw{rest}"
-    figure = draw_images(pictures.given, captions, title, pictures.prepared[:SHOWN], doubtful)
+    figure = draw_images(given, captions, title, [picture.prepared for picture in pictures[:SHOWN]], doubtful)
     write_atomically(out, table.getvalue().encode())
     write_atomically(sheet, as_png(figure, TITLE))
     print(f"written: {out}, {sheet}")

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ WORKING_SIDE = 1024  # pixels; larger pictures are reduced to this first
 UNSAFE = frozenset({"EPS"})  # Pillow runs another program, Ghostscript, to decode these
 
 
-def list_files(paths: Sequence[Path]) -> Iterator[Path]:
+def list_files(paths: Iterable[Path]) -> Iterator[Path]:
     """The files themselves, and those in folders and their subfolders, sorted; hidden ones are passed over.
 
     A folder that cannot be listed comes out as it is: reading it fails, and says why.
@@ -50,25 +51,16 @@ def read(path: Path) -> tuple[Image.Image, int]:
             raise ValueError("the file is empty.")
     except PermissionError:
         raise ValueError("no permission to read it.") from None
-    try:
-        Image.init()
-        formats = [name for name in Image.OPEN if name not in UNSAFE]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # oddities in metadata do not concern the picture
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as image:
-                frames = int(getattr(image, "n_frames", 1))
-                image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # decodes a large JPEG at a fraction of its size
-                image.load()
-                return ImageOps.exif_transpose(image), frames
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError("too many pixels to decode safely; save it smaller.") from None
-    except PermissionError:
-        raise ValueError("no permission to read it.") from None
-    except UnidentifiedImageError:
-        raise ValueError("not an image, or in a format that cannot be read; save it as PNG or JPEG.") from None
-    except Exception as error:  # damaged files make decoders raise SyntaxError, struct.error, IndexError, ...
-        raise _damaged(error) from None
+    Image.init()
+    formats = [name for name in Image.OPEN if name not in UNSAFE]
+    with _refusing_damage(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # oddities in metadata do not concern the picture
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=formats) as image:
+            frames = int(getattr(image, "n_frames", 1))
+            image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # decodes a large JPEG at a fraction of its size
+            image.load()
+            return ImageOps.exif_transpose(image), frames
 
 
 def upright(picture: Image.Image) -> Image.Image:
@@ -79,16 +71,24 @@ def upright(picture: Image.Image) -> Image.Image:
     """
     if 0 in picture.size:
         raise ValueError("it has no pixel.")
-    try:
+    with _refusing_damage():
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except Exception as error:
-        raise _damaged(error) from None
 
 
-def _damaged(error: Exception) -> ValueError:
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return ValueError(f"the image is damaged ({reason}).")
+@contextmanager
+def _refusing_damage() -> Iterator[None]:
+    try:
+        yield
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError("too many pixels to decode safely; save it smaller.") from None
+    except PermissionError:
+        raise ValueError("no permission to read it.") from None
+    except UnidentifiedImageError:
+        raise ValueError("not an image, or in a format that cannot be read; save it as PNG or JPEG.") from None
+    except Exception as error:  # damaged files make decoders raise SyntaxError, struct.error, IndexError, ...
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(f"the image is damaged ({reason}).") from None
 
 
 def grey(picture: Image.Image) -> Grey:

@@ -1,6 +1,6 @@
 """Classifies pictures with a trained network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,8 +50,12 @@ def predict_images(checkpoint: Checkpoint, images: "Picture | Sequence[Picture]"
             size = f"{shape[0]}, {shape[1]}"
             raise ValueError(f"images: an array must be (N, {size}) or (N, 1, {size}), not {tuple(images.shape)}.")
         return classify(network, torch.as_tensor(_levels(images)).reshape(-1, *shape))
-    pictures = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
-    prepared = [_prepared(network, *named) for number, each in enumerate(pictures) for named in _named(each, number)]
+    prepared = []
+    for number, each in enumerate(images if isinstance(images, Sequence) and not isinstance(images, str) else [images]):
+        if isinstance(each, (str, Path)):
+            prepared += [_prepared(network, path, one_line(str(path))) for path in list_files([Path(each)])]
+        else:
+            prepared.append(_prepared(network, each, f"images[{number}]"))
     return classify(network, torch.from_numpy(np.stack(prepared)) if prepared else torch.empty(0, *shape))
 
 
@@ -77,15 +81,8 @@ def _levels(images: Any) -> NDArray[Any]:
     return images  # type: ignore[no-any-return]
 
 
-def _named(picture: Any, number: int) -> Iterator[tuple[Any, str]]:
-    """Pictures with their names: the files of a folder, or the one picture."""
-    if isinstance(picture, (str, Path)):
-        yield from ((path, one_line(str(path))) for path in list_files([Path(picture)]))
-    else:
-        yield picture, f"images[{number}]"
-
-
 def _prepared(network: "TrainedNetwork", picture: Any, name: str) -> NDArray[np.uint8]:
+    """Prepares a picture, or the file of one, as `predict_images` takes them; a refusal begins with `name`."""
     from PIL import Image
 
     try:

@@ -13,11 +13,10 @@ from lit_mnist.record.configs import SHIPPED
 
 if TYPE_CHECKING:
     from lit_mnist.record.result import Result
+    from lit_mnist.study.plan import RunSpec
 
 __all__ = ["main"]
 
-MOST_RUNS = 1000  # more need --yes: a typing error in a grid is quickly made
-BASE_OF_A_GRID = "lr0.1"
 # Learning rates in steps of 2 and batch sizes in steps of 4: each ratio of the two occurs with several batch sizes.
 MAP_GRID: dict[str, list[Any]] = {
     "model.lr": [0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
@@ -33,7 +32,7 @@ MAP_OPTIONS: dict[str, Any] = {
 }
 
 
-def study_parser() -> Parser:
+def _parser() -> Parser:
     """Makes the parser; options that it does not know go to `fit`."""
     parser = Parser(
         prog="python -m lit_mnist study",
@@ -46,12 +45,9 @@ def study_parser() -> Parser:
         "exit codes: 0 all runs done, 3 a run diverged, 1 a run failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM",
     )
     configs = f"files or shipped names (default: {' '.join(SHIPPED)})"
-    grid = "values of an option of fit; may be repeated, all combinations are run; "
-    grid += f"starts from {BASE_OF_A_GRID} unless --configs is given"
-    a_map = (
-        "the grid of 8 learning rates and 4 batch sizes, 8 epochs with instruments, the fast engine where numba is installed; "
-    )
-    a_map += "collapsed runs stop early; other options override it"
+    grid = "values of an option of fit; may be repeated, all combinations are run; starts from lr0.1 unless --configs is given"
+    a_map = "the grid of 8 learning rates and 4 batch sizes, 8 epochs with instruments, the fast engine where numba is "
+    a_map += "installed; collapsed runs stop early; other options override it"
     scheduler = "send the runs to a Dask cluster whose workers see this working directory and have these versions of packages"
     dry_run = "write the config files, print the command line of each run, start none"
     add = parser.add_argument
@@ -64,7 +60,7 @@ def study_parser() -> Parser:
     add("--scheduler", metavar="ADDRESS", help=scheduler)
     add("--instruments", nargs="?", const="true", metavar="BOOL", help="measure in every run why training goes as it does")
     add("--dry-run", action="store_true", help=dry_run)
-    add("--yes", action="store_true", help=f"start even more than {MOST_RUNS} runs")
+    add("--yes", action="store_true", help="start even more than 1000 runs")
     return parser
 
 
@@ -75,24 +71,12 @@ def main(arguments: Sequence[str]) -> int:
         ValueError: The command line or a config is wrong, or the folder holds runs of other settings. Nothing was written.
         Stopped: A signal came; all runs have been stopped.
     """
-    options, fit_options = study_parser().parse_known_args(arguments)
+    options, fit_options = _parser().parse_known_args(arguments)
     from lit_mnist.study import execute, plan
 
     if options.workers is not None and (options.workers < 1 or options.scheduler):
         raise ValueError("--workers: at least 1, and not with --scheduler, whose cluster has its own.")
-    instruments = ["--instruments", options.instruments] if options.instruments else []
-    grid, seeds = plan.parse_grid(options.grid), plan.parse_seeds(options.seeds)
-    for_all = plan.parse_options([*fit_options, *instruments])
-    if options.map:
-        grid = MAP_GRID | grid
-        engine = {"engine": "fast"} if find_spec("numba") else {}
-        for_all = {key: value for key, value in (MAP_OPTIONS | engine).items() if key not in grid} | for_all
-    out = options.out or Path("logs/map" if options.map else "logs/study")
-    configs = options.configs or ([BASE_OF_A_GRID] if grid else SHIPPED)
-    count = len(configs) * math.prod(map(len, grid.values())) * len(seeds)
-    if count > MOST_RUNS and not options.yes:
-        raise ValueError(f"That would be {count:,} runs: confirm with --yes, or give fewer values or seeds.")
-    runs = plan.plan_study(configs, grid, for_all, seeds, out, keep_names=bool(options.configs))
+    runs = _plan(options, fit_options)
     try:
         plan.refuse_other_settings(runs)
     except ValueError:
@@ -109,7 +93,21 @@ def main(arguments: Sequence[str]) -> int:
     for run, status in statuses.items():
         if status.result is None or status.result.failed:
             print(f"{run}: {status.state}. {status.reason}", flush=True)
-    return _report([status.result for status in statuses.values()], out)
+    return _report([status.result for status in statuses.values()], runs[0].group.out)
+
+
+def _plan(options: argparse.Namespace, fit_options: Sequence[str]) -> "list[RunSpec]":
+    from lit_mnist.study import plan
+
+    instruments = ["--instruments", options.instruments] if options.instruments else []
+    grid, for_all = plan.parse_grid(options.grid), plan.parse_options([*fit_options, *instruments])
+    if options.map:
+        grid = MAP_GRID | grid
+        engine = {"engine": "fast"} if find_spec("numba") else {}
+        for_all = {key: value for key, value in (MAP_OPTIONS | engine).items() if key not in grid} | for_all
+    out = options.out or Path("logs/map" if options.map else "logs/study")
+    most = math.inf if options.yes else plan.MOST_RUNS
+    return plan.plan_study(options.configs, grid, for_all, plan.parse_seeds(options.seeds), out, most)
 
 
 def _report(results: "list[Result | None]", out: Path) -> int:

@@ -51,38 +51,46 @@ def conduct(runs: Sequence[RunSpec], workers: int | None = None, scheduler: str 
         with open_executor(workers, scheduler) as (executor, at_once):
             check(unfinished)
             write_configs(runs)
-            print(f"{len(runs)} runs{before}; {at_once} at once.", file=sys.stderr, flush=True)
+            _say(f"{len(runs)} runs{before}; {at_once} at once.")
             progress = Progress(runs, statuses)
             with progress.shown():
                 _train_runs(unfinished, statuses, executor, progress)
     except CancelledError:
-        print("lit_mnist: The Dask scheduler was lost. The same command continues the study.", file=sys.stderr, flush=True)
+        _say("lit_mnist: The Dask scheduler was lost. The same command continues the study.")
         statuses = read_statuses(runs)
     except (Stopped, KeyboardInterrupt) as stopped:
         left = f"{len(runs) - len(read_statuses(runs))} of {len(runs)} runs are unfinished"
-        print(
-            f"Stopped by {str(stopped) or 'Ctrl-C'}: {left}. The same command continues the study.", file=sys.stderr, flush=True
-        )
+        _say(f"Stopped by {str(stopped) or 'Ctrl-C'}: {left}. The same command continues the study.")
         raise
     finally:
         server.close()
     return {run: statuses[run] for run in runs if run in statuses}
 
 
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def check(runs: Sequence[RunSpec]) -> None:
-    """Tries the settings of the runs on one block of mini-batches each, in one process, and leaves nothing behind.
+    """Tries every setting that is among the runs on one block of mini-batches, in one process, and leaves nothing behind.
+
+    A point of a grid that only combines what others have tried is left out: there may be hundreds.
 
     Raises:
         ValueError: `fit` refuses a configuration.
     """
-    groups = groups_of(runs)
+    groups, tried = [], set[str]()
+    for group in groups_of(runs):
+        if not tried.issuperset(lines := group.text.splitlines()):
+            groups.append(group)
+            tried.update(lines)
     with tempfile.TemporaryDirectory(prefix="lit_mnist_check_") as folder:
-        files = [Path(folder) / f"{group.name}.yaml" for group in groups]
-        for file, group in zip(files, groups, strict=True):
+        calls, output = [], Path(folder) / "output.txt"
+        for group in groups:
+            file = Path(folder) / f"{group.name}.yaml"
             file.write_text(group.text, encoding="utf-8")
-        output = Path(folder) / "output.txt"
-        short = ["--threads", "1", "--trainer.fast_dev_run", "true"]
-        code = server.run_apart([["fit", "--config", str(file), *short] for file in files], Path.cwd(), output)
+            calls.append(["fit", "--config", str(file), "--threads", "1", "--trainer.fast_dev_run", "true"])
+        code = server.run_apart(calls, Path.cwd(), output)
         if code not in (DONE, DIVERGED):
             said = output.read_text(encoding="utf-8", errors="replace")
             raise ValueError(f"{groups[said.count(server.PROMPT) - 1].name}: {server.last_words(said)}")
@@ -132,9 +140,9 @@ def _train_runs(runs: Sequence[RunSpec], statuses: dict[RunSpec, Status], execut
                 run = futures[future]
                 try:
                     statuses[run] = future.result()
+                except CancelledError:  # the cluster is lost
+                    raise
                 except Exception as error:  # of a cluster; of a KilledWorker, several workers died of the run
-                    if isinstance(error, CancelledError):
-                        raise
                     reason = f"the cluster could not run it ({type(error).__name__}: {one_line(str(error))})."
                     statuses[run] = _failed(run.folder, reason)
                 progress.say(run)

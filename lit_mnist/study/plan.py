@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ import yaml
 from filelock import FileLock
 
 from lit_mnist.record.atomic import write_atomically
-from lit_mnist.record.configs import find_config, parse_yaml, read_config
+from lit_mnist.record.configs import SHIPPED, find_config, parse_yaml, read_config
 from lit_mnist.record.printable import one_line
 
-Settings = dict[str, Any]  # nested by the dots of the option: {"model": {"lr": 0.1}}
 Grid = dict[str, list[Any]]  # dotted options with their values: {"model.lr": [0.01, 0.1]}
 
+BASE_OF_A_GRID = "lr0.1"
+MOST_RUNS = 1000  # more need --yes: a typing error in a grid is quickly made
 LONGEST_FOLDER_NAME = 200  # bytes; file systems take 255, of which the config file's suffix is a part
 RESERVED = {
     "config": "name config files with --configs",
@@ -44,8 +46,8 @@ class RunGroup:
         return self.out / self.name / f"{self.name}.yaml"
 
     @property
-    def settings(self) -> Settings:
-        """What the config file says."""
+    def settings(self) -> dict[str, Any]:
+        """What the config file says, nested by the dots of the options: {"model": {"lr": 0.1}}."""
         return dict(parse_yaml(self.text))
 
 
@@ -79,13 +81,13 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def parse_options(arguments: Sequence[str]) -> Settings:
+def parse_options(arguments: Sequence[str]) -> dict[str, Any]:
     """Parses options for every run, `--model.lr 0.1` or `--model.lr=0.1`, as {"model.lr": 0.1}.
 
     Raises:
         ValueError: An argument is not an option, or has no value.
     """
-    options: Settings = {}
+    options: dict[str, Any] = {}
     words = iter(arguments)
     for word in words:
         if not word.startswith("--"):
@@ -120,7 +122,7 @@ def parse_seeds(text: str) -> Sequence[int]:
     return seeds
 
 
-def point_name(point: Settings) -> str:
+def point_name(point: dict[str, Any]) -> str:
     """Names a point of a grid like the shipped configurations: {"model.lr": 0.1, "data.batch_size": 8} is "lr0.1-batch8"."""
     names = []
     for option, value in point.items():
@@ -129,7 +131,7 @@ def point_name(point: Settings) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(names))
 
 
-def set_option(settings: Settings, option: str, value: Any) -> None:
+def set_option(settings: dict[str, Any], option: str, value: Any) -> None:
     """Puts the value of a dotted option into its nested place. Raises ValueError if a value is where settings should be."""
     *path, name = option.split(".")
     for key in path:
@@ -140,7 +142,7 @@ def set_option(settings: Settings, option: str, value: Any) -> None:
     settings[name] = value
 
 
-def first_change(old: Settings, new: Settings) -> str:
+def first_change(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Names the first setting in which two configs differ, with both values; "" if there is none."""
     for key in sorted(old.keys() | new.keys()):
         if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
@@ -154,30 +156,35 @@ def first_change(old: Settings, new: Settings) -> str:
 
 
 def plan_study(
-    configs: Sequence[str], grid: Grid, options: Settings, seeds: Sequence[int], out: Path, keep_names: bool
+    configs: Sequence[str] | None, grid: Grid, options: dict[str, Any], seeds: Sequence[int], out: Path, most: float = MOST_RUNS
 ) -> list[RunSpec]:
     """Plans each config at each point of the grid with each seed, group by group. Writes nothing.
 
     Args:
-        configs: Paths, or names of shipped configs.
-        grid: Options with their values; all combinations are run, the last option fastest.
+        configs: Paths, or names of shipped configs, with which the names of grid points then begin; None: the default ones.
+        grid: Dotted options with their values; all combinations are run, the last option fastest.
         options: Dotted options for all runs; none of them may be in the grid.
         seeds: One run each.
         out: Folder of the study.
-        keep_names: True if the name of a grid point begins with the config's.
+        most: Number of runs above which there is a mistake.
 
     Raises:
-        ValueError: A config cannot be read, two have one name, or an option is given twice or set by the study itself.
+        ValueError: A config cannot be read, two have one name, an option is given twice or set by the study itself, or there
+            are too many runs.
     """
     for option in [*options, *grid]:
         if option in RESERVED:
             raise ValueError(f"The study sets {option} itself: {RESERVED[option]}.")
         if option in options and option in grid:
             raise ValueError(f"{option} is both in the grid and an option for all runs: keep one.")
+    names = configs or ([BASE_OF_A_GRID] if grid else SHIPPED)
+    count = len(names) * math.prod(map(len, grid.values())) * len(seeds)
+    if count > most:
+        raise ValueError(f"That would be {count:,} runs: confirm with --yes, or give fewer values or seeds.")
     groups: dict[str, RunGroup] = {}
-    for file, values in itertools.product(map(find_config, configs), itertools.product(*grid.values())):
+    for file, values in itertools.product(map(find_config, names), itertools.product(*grid.values())):
         point = dict(zip(grid, values, strict=True))
-        name = "-".join(part for part in (file.stem if keep_names or not point else "", point_name(point)) if part)
+        name = "-".join(part for part in (file.stem if configs or not point else "", point_name(point)) if part)
         if one_line(name) != name or len(name.encode()) > LONGEST_FOLDER_NAME or name in (".", ".."):
             raise ValueError(f"{one_line(name)} cannot name a folder: rename it, or give long values in a config file.")
         if name in groups:
@@ -186,7 +193,7 @@ def plan_study(
     return [RunSpec(group, seed) for group in groups.values() for seed in seeds]
 
 
-def _config_text(file: Path, changes: Settings) -> str:
+def _config_text(file: Path, changes: dict[str, Any]) -> str:
     settings = read_config(file)
     if not changes:
         return file.read_text(encoding="utf-8")

@@ -1,26 +1,27 @@
 """Processes for runs, forked from one that has imported torch and Lightning: `python -m lit_mnist.study.server`.
 
-The server reads requests from its standard input, a JSON object per line, and answers on its standard output. It has one
-thread, since a fork copies no other; it forks a child for each request, and ends, with its children, when its input ends.
+The server's standard input is a socket. For each request it gets one end of another socket there, and forks a watcher; this
+forks the process that executes the request, and answers with its exit code. The server has one thread, since a fork copies no
+other. It ends with the process that started it, and so do the others.
 Where a fork is not safe, which is anywhere but on Linux, each request gets a new process, which imports all by itself.
 """
 
 import functools
 import gc
-import itertools
 import json
 import os
-import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from importlib import import_module, util
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,11 @@ IMPORTS = "lit_mnist.cli.fit lit_mnist.plots matplotlib.backends.backend_agg mat
 IMPORTS += "tensorboard.plugins.hparams.plugin_data_pb2 torch.utils.serialization torch.utils.tensorboard"
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}  # from the first import on
 
+_lock = threading.Lock()
+_server: tuple["subprocess.Popen[bytes]", socket.socket] | None = None  # this process's own, and our end of its input
 
-def run_apart(calls: list[list[str]], folder: Path, output: Path, engine: str = "", stop: Path | None = None) -> int:
+
+def run_apart(calls: list[list[str]], folder: Path, output: Path, engine: str = "exact", stop: Path | None = None) -> int:
     """Executes command lines, one after another until one fails, in a process of their own.
 
     Args:
@@ -51,14 +55,14 @@ def run_apart(calls: list[list[str]], folder: Path, output: Path, engine: str = 
         The process's exit code, or minus the signal that ended it.
 
     Raises:
-        OSError: No process can be started; the sentence says why.
+        OSError: No process can be started, or the one that watches it was lost; the sentence says why.
     """
-    request = {"calls": calls, "folder": str(folder), "output": str(output), "engine": engine}
+    request = json.dumps({"calls": calls, "folder": str(folder), "output": str(output)})
     wait: Callable[[float | None], int]
     if sys.platform == "linux":
-        wait, terminate = _have_served(request, folder)
+        wait, terminate = _have_served(request, engine, folder)
     else:
-        process = subprocess.Popen([*SERVER, json.dumps(request)], **_surroundings(folder))
+        process = _start(folder, subprocess.DEVNULL, request)
         wait, terminate = process.wait, process.terminate
     while stop is None or not stop.exists():
         with suppress(TimeoutError, subprocess.TimeoutExpired):
@@ -67,76 +71,55 @@ def run_apart(calls: list[list[str]], folder: Path, output: Path, engine: str = 
     return wait(None)
 
 
-def _surroundings(folder: Path) -> dict[str, Any]:
-    # a session of its own: Ctrl-C in a terminal reaches the study alone, which tells its runs
-    environment = {**os.environ, **ONE_THREAD, "PYTHONUNBUFFERED": "1"}
-    return {"cwd": folder, "env": environment, "stdin": subprocess.DEVNULL, "start_new_session": True}
+def _start(folder: Path, standard_input: int, *arguments: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [*SERVER, *arguments],
+        cwd=folder,
+        env={**os.environ, **ONE_THREAD, "PYTHONUNBUFFERED": "1"},
+        stdin=standard_input,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C in a terminal reaches the study alone, which tells its runs
+    )
 
 
-def _have_served(request: dict[str, Any], folder: Path) -> tuple[Callable[[float | None], int], Callable[[], None]]:
+def _have_served(request: str, engine: str, folder: Path) -> tuple[Callable[[float | None], int], Callable[[], None]]:
+    """Sends a request; returns functions that wait for its exit code, for so many seconds, and that terminate its process."""
     global _server
-    with _lock:
-        if _server is None or _server.is_lost:
-            _server = _Server(folder)
-        number, exit_code = _server.start(request)
-        return exit_code.result, functools.partial(_server.write, {"number": number, "signal": signal.SIGTERM})
+    ours, theirs = Pipe()
+    with _lock, theirs:
+        if _server is None or _server[0].poll() is not None:
+            requests, its_input = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with its_input:
+                _server = _start(folder, its_input.fileno()), requests
+        socket.send_fds(_server[1], [engine.encode()], [theirs.fileno()])
+    ours.send(request)
+
+    def wait(seconds: float | None) -> int:
+        if not ours.poll(seconds):
+            raise TimeoutError
+        with ours:
+            try:
+                return int(ours.recv())
+            except EOFError:
+                raise ChildProcessError(None, "the process that watches the run was lost") from None
+
+    def terminate() -> None:
+        with suppress(BrokenPipeError):  # it has just ended
+            ours.send("stop")
+
+    return wait, terminate
 
 
 def close() -> None:
-    """Ends this process's server, unless a run is still under way; the next `run_apart` makes another."""
+    """Ends this process's server; runs that are under way go on, and the next `run_apart` makes another."""
     global _server
     with _lock:
-        server = _server
-        if server is None or server.exit_codes:
-            return
+        if _server:
+            process, requests = _server
+            requests.close()
+            process.wait()
         _server = None
-    server.close()
-
-
-_lock = threading.RLock()  # of the threads that start and stop runs, one speaks at a time
-_server: "_Server | None" = None
-
-
-class _Server:
-    """The server's process, as the study's process sees it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.exit_codes: dict[int, Future[int]] = {}  # of the children that run, by the number of the request
-        self.is_lost = False
-        self._numbers = itertools.count()
-        pipes = {**_surroundings(folder), "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(SERVER, text=True, **pipes)
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-
-    def _listen(self) -> None:
-        assert self._process.stdout
-        with self._process.stdout as answers:
-            for answer in map(json.loads, answers):
-                self.exit_codes.pop(answer["number"]).set_result(answer["exit_code"])
-        with _lock:
-            self.is_lost = True
-            for exit_code in self.exit_codes.values():
-                exit_code.set_exception(ChildProcessError(None, "the process that starts runs was lost"))
-
-    def start(self, request: dict[str, Any]) -> tuple[int, Future[int]]:
-        number, exit_code = next(self._numbers), Future[int]()
-        self.exit_codes[number] = exit_code
-        self.write({"number": number, **request})
-        return number, exit_code
-
-    def write(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin
-        with _lock:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-
-    def close(self) -> None:
-        assert self._process.stdin
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait()
-        self._listener.join()
 
 
 def last_words(output: str) -> str:
@@ -147,51 +130,47 @@ def last_words(output: str) -> str:
 
 
 def serve() -> None:
-    """Imports what runs need, and forks a child for each request until the input ends."""
-    answers = os.dup(1)
-    os.dup2(2, 1)  # what imports print is not an answer
+    """Imports what runs need, and forks a watcher for each request until there can be no more."""
     for name in IMPORTS.split():
         with suppress(ImportError):  # a run will say so
             import_module(name)
     gc.freeze()  # or a child's garbage collection would copy all that is here
-    children: dict[int, int] = {}  # process ids, by the number of the request
-    unread = b""
-    while True:
-        if select.select([0], [], [], LOOK_SECONDS)[0]:
-            if not (read := os.read(0, 65536)):
-                break
-            *lines, unread = (unread + read).split(b"\n")
-            for message in map(json.loads, lines):
-                number = message.pop("number")
-                if "calls" in message:
-                    children[number] = _fork(message)
-                elif number in children:
-                    os.kill(children[number], message["signal"])
-        for number, pid in list(children.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                del children[number]
-                answer = {"number": number, "exit_code": os.waitstatus_to_exitcode(status)}
-                os.write(answers, json.dumps(answer).encode() + b"\n")
-    for pid in children.values():
-        os.kill(pid, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # of watchers nothing is left
+    requests = socket.socket(fileno=0)
+    while (received := socket.recv_fds(requests, 100, 1))[0]:
+        if received[0] == b"fast":
+            _load_compiled_loops()
+        with Connection(received[1][0]) as study:
+            if os.fork() == 0:
+                requests.close()
+                code = FAILED
+                try:
+                    code = _watch(study)
+                except BaseException:
+                    traceback.print_exc()
+                os._exit(code)  # what is shared with the server is not torn down: that takes seconds
 
 
-def _fork(request: dict[str, Any]) -> int:
-    """Returns the child's process id. The child does not tear down what it shares with the server: that takes seconds."""
-    if request["engine"] == "fast":
-        _load_compiled_loops()
-    server = os.getpid()
-    if pid := os.fork():
-        return pid
-    code = FAILED
-    try:
+def _watch(study: "Connection[Any, Any]") -> int:
+    """Forks the process of a request and answers with its exit code; ends it when told so, or when the study is gone.
+
+    Returns twice, as a fork does: the exit code of this process, and of the other.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    request, watcher = study.recv(), os.getpid()
+    if not (pid := os.fork()):
+        study.close()
         os.setsid()
-        end_with_parent(server)
-        code = run(**request)
-    except BaseException:
-        traceback.print_exc()
-    os._exit(code)
+        end_with_parent(watcher)
+        return run(**json.loads(request))
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        try:
+            if study.poll(LOOK_SECONDS) and study.recv():
+                os.kill(pid, signal.SIGTERM)
+        except EOFError:
+            os.kill(pid, signal.SIGKILL)
+    study.send(os.waitstatus_to_exitcode(ended[1]))
+    return DONE
 
 
 @functools.cache
@@ -203,7 +182,7 @@ def _load_compiled_loops() -> None:
         fast.FastEngine(fast.MLP((1, 1), 2, (1,)), 0.1).steps(images, labels, 1)
 
 
-def run(calls: list[list[str]], folder: str, output: str, **_: Any) -> int:
+def run(calls: list[list[str]], folder: str, output: str) -> int:
     """Executes a request in this process, which becomes one like `python -m lit_mnist`; returns the exit code."""
     from lit_mnist.cli.main import main
 
