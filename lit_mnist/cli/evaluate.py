@@ -20,7 +20,6 @@ from lit_mnist.record.folder import RunFolder
 from lit_mnist.training.progress import format_metric
 from lit_mnist.training.train import make_trainer
 
-SPLIT = ("dataset", "val_size", "seed")  # what decides which images were held out
 PICTURES_SUFFIX = ".test"  # of the event file that holds pictures, not points
 
 
@@ -49,7 +48,7 @@ def _evaluate(command: str, options: list[str]) -> int:
     init = option_parser(command).instantiate_classes(config)
     data = init.data
     data.setup()
-    model = LitMLP(image_shape=network.mlp.image_shape, classes=network.mlp.classes, hidden=network.mlp.hidden)
+    model = LitMLP(**network.mlp.config())
     model.mlp = network.mlp
     if data.data.image_shape != network.mlp.image_shape or len(data.data.classes) != network.mlp.classes:
         raise ValueError(f"{config.data.dataset} has other images or classes than the network; name its own --data.dataset.")
@@ -82,7 +81,7 @@ def _check_held_out(config: Namespace, checkpoint: dict[str, Any]) -> None:
             "the run held no images out of training (data.val_size is 0); train with --data.val_size 5000, or use test."
         )
     data = mapping_in(checkpoint, "MNISTDataModule")
-    for name in SPLIT:
+    for name in ("dataset", "val_size", "seed"):  # which decide what images were held out
         ours, theirs = config.data[name], data.get(name)
         if ours != theirs:
             raise ValueError(f"{name} is {ours}, but the network was trained with {theirs}: it may have seen these images.")

@@ -1,6 +1,5 @@
 """The command line: finds the command, imports what it needs and no more, and turns mistakes into one sentence."""
 
-import difflib
 import logging
 import os
 import shlex
@@ -8,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 
 from lit_mnist import __version__
@@ -68,8 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if command.startswith("-"):
         return _complain(f"write the command before {command}: lit_mnist fit {shlex.join([command, *options])}", BAD_INPUT)
     if command not in COMMANDS:
-        near = [known for known, words in SYNONYMS.items() if command in words.split()]
-        near += difflib.get_close_matches(command, COMMANDS, 1)
+        near = [name for name, words in SYNONYMS.items() if command in words.split()] + get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
         return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
     try:

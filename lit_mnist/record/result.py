@@ -66,8 +66,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known about a finished run.
 
     Attributes:
-        format: 1 where version 1.0 wrote it, else 2.
-        name: The configuration's name.
         outcome: How the run ended, by version `outcome_rule` of `judge`; reason: why, unless it trained.
         command: The line that runs it again.
         hyperparameters: Flat and plain: lr, batch_size, hidden, image_shape, classes, engine, dataset, train_size, ...
@@ -84,7 +82,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         instruments: "measurements": what was measured at a few moments, each by name, with its epoch and SGD step.
     """
 
-    format: Literal[1, 2] = 2
+    format: Literal[1, 2] = 2  # 1: written by version 1.0
     name: Word
     outcome: Outcome
     outcome_rule: Count = 1
@@ -181,8 +179,7 @@ def judge(train_loss_by_epoch: Sequence[float], classes: int = 10) -> tuple[Outc
     if final >= NEAR_GUESSING * start:
         steadily = all(later < earlier for earlier, later in zip(before, train_loss_by_epoch[1:], strict=True))
         exploded = max(train_loss_by_epoch) >= (1 + ROSE) * start
-        is_old = len(train_loss_by_epoch) >= SEVERAL_EPOCHS or exploded
-        if is_old and (exploded or not steadily) and fall < BARELY_FELL * start:
+        if (exploded or (len(train_loss_by_epoch) >= SEVERAL_EPOCHS and not steadily)) and fall < BARELY_FELL * start:
             reason = f"the training loss ended at {final:.3f}, no better than guessing ({start:.3f}), and was not falling"
             return "collapsed", reason
         return "learning", f"the training loss had only begun to fall ({final:.3f}; guessing is {start:.3f})"
