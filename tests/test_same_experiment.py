@@ -164,8 +164,11 @@ def test_nothing_else_in_a_checkpoint_decides_how_the_run_goes_on(undisturbed: P
     assert difference(undisturbed, folder / "run") == ""
 
 
-def test_a_callbacks_state_can_neither_remove_a_file_elsewhere_nor_break_a_resume(tmp_path: Path) -> None:
-    keeps_one = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=train/loss")
+def test_a_callbacks_state_can_neither_remove_a_file_elsewhere_nor_end_or_break_a_resume(tmp_path: Path) -> None:
+    keeps_one = (
+        *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss", "--trainer.callbacks.mode=max"),
+        *("--trainer.callbacks.patience=9", "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=train/loss"),
+    )
     folder, precious = tmp_path / "work", tmp_path / "precious.ckpt"
     precious.touch()
     moment = Moment("blocks", "training_step", 3)
@@ -176,10 +179,13 @@ def test_a_callbacks_state_can_neither_remove_a_file_elsewhere_nor_break_a_resum
     state = checkpoint["callbacks"][key]
     state |= {"best_model_path": str(precious), "kth_best_model_path": str(precious), "last_model_path": str(precious)}
     state["best_k_models"] = {str(precious): state["best_model_score"]}
+    (stopping,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("EarlyStopping"))
+    stopping["patience"] = 1
     torch.save(checkpoint, path)
     victim = Victim(*EXPERIMENT.options, *keeps_one, folder=folder)
     assert victim.wait() == 0, victim.stderr
     assert precious.exists()
+    assert json.loads((folder / "run" / "result.json").read_text())["stopped"] == ""
     checkpoint["callbacks"][key] = {"dirpath": 3}
     (folder / "altered").mkdir()
     torch.save(checkpoint, folder / "altered.ckpt")
