@@ -121,7 +121,13 @@ ENDINGS = {
         1,
     ),
     "by a callback, after the first epoch": ((*EARLY_STOPPING, "--trainer.callbacks.stopping_threshold=0.1"), 1),
-    "by a callback, collapsed": (("--trainer.callbacks+=lit_mnist.training.collapse.StopCollapsed", "--model.lr=2.5"), 1),
+    "by a callback, collapsed": (
+        (
+            *("--trainer.callbacks+=lit_mnist.training.collapse.StopCollapsed", "--model.lr=2.5"),
+            *("--data.train_size=2000", "--data.val_size=0"),
+        ),
+        1,
+    ),
 }
 
 
