@@ -140,7 +140,7 @@ def fit(
     """
     own = {"seed_everything": seed, "name": name, "run_dir": run_dir, "threads": threads}
     with _as_command():
-        from lit_mnist.cli.options import run_options
+        from lit_mnist.cli.fit import run_options
         from lit_mnist.training.train import train
 
         chosen = run_options(["--config", str(config), *_arguments(own, keywords, options)])

@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from victim import Victim
 
 from lit_mnist import LitMLP, MNISTDataModule, in_blocks
+from lit_mnist.cli.fit import run_options
 from lit_mnist.cli.main import main
 from lit_mnist.cli.mistakes import REFUSED
-from lit_mnist.cli.options import option_parser, run_options
+from lit_mnist.cli.options import option_parser
 
 IMAGES, BATCH, EPOCHS = 310, 32, 2
 STEPS = 10  # per epoch

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from lit_mnist import LitMLP, MNISTDataModule, in_blocks
 from lit_mnist.cli.main import main
 from lit_mnist.datasets.loaders import EpochLoader
-from lit_mnist.engines.exact import ExactEngine
+from lit_mnist.engines import ExactEngine
 
 GPU = torch.accelerator.current_accelerator(check_available=True)
 ACCELERATORS = ["cpu", *(["gpu"] if GPU else [])]

@@ -108,26 +108,41 @@ def test_the_comparison_sees_one_weight_changed_by_one_unit_in_the_last_place(un
     assert "weights_sha256" in difference(undisturbed, interrupted / "run")
 
 
+EARLY_STOPPING = (
+    "--trainer.callbacks+=EarlyStopping",
+    "--trainer.callbacks.monitor=train/loss",
+    "--trainer.callbacks.mode=max",
+)
+# how a run ends before its last epoch, and the epochs that are trained again after a kill
 ENDINGS = {
+    "by a number of steps": (("--trainer.max_steps", "100"), 0),
     "by a callback, of short epochs": (
-        *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss"),
-        *("--trainer.callbacks.mode=max", "--trainer.callbacks.stopping_threshold=0.1"),
-        *("--trainer.limit_train_batches", "3"),
+        (*EARLY_STOPPING, "--trainer.callbacks.patience=1", "--trainer.limit_train_batches", "3"),
+        1,
     ),
-    "by a number of steps": ("--trainer.max_steps", "100"),
+    "by a callback, after the first epoch": ((*EARLY_STOPPING, "--trainer.callbacks.stopping_threshold=0.1"), 1),
+    "by a callback, collapsed": (
+        (
+            *("--trainer.callbacks+=lit_mnist.training.collapse.StopCollapsed", "--model.lr=2.5"),
+            *("--data.train_size=2000", "--data.val_size=0"),
+        ),
+        1,
+    ),
 }
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_run_that_was_killed_after_its_last_step_has_nothing_left_to_train(ending: str, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_after_its_last_step_ends_as_if_undisturbed(ending: str, tmp_path: Path) -> None:
+    """No file ends a run: a callback decides again, after the last epoch was trained again."""
+    options, epochs_again = ENDINGS[ending]
     folders = [tmp_path / "undisturbed", tmp_path / "killed"]
-    finish(folders[0], *ENDINGS[ending])
-    killed = Victim(*EXPERIMENT.options, *ENDINGS[ending], folder=folders[1], moment=Moment("finish", "_measure"))
+    finish(folders[0], *options)
+    killed = Victim(*EXPERIMENT.options, *options, folder=folders[1], moment=Moment("finish", "_measure"))
     assert killed.wait() == -9
-    again = finish(folders[1], *ENDINGS[ending])
-    assert "epoch " not in again.stdout.partition("resuming run after epoch")[2]
+    again = finish(folders[1], *options)
+    assert again.stdout.count("test accuracy ") - 1 == epochs_again, again.stdout  # a line of the table of results has one, too
     assert difference(folders[0] / "run", folders[1] / "run") == ""
-    assert result_of(folders[1] / "run")["epochs"] < 4
+    assert result_of(folders[1] / "run")["epochs"] < 3
 
 
 def test_a_run_limited_by_steps_goes_on_from_the_end_of_an_epoch(tmp_path: Path) -> None:

@@ -104,6 +104,8 @@ TAMPERED: dict[tuple[str, ...], list[tuple[Any, str]]] = {
     (*HISTORY, "train_seconds_by_epoch"): [([], "has 0 epochs in its train_seconds_by_epoch, but 2")],
     (*HISTORY, "val_loss_by_epoch"): [([1.0, 1.0, 1.0], "has 3 epochs in its val_loss_by_epoch, but 2")],
     (*HISTORY, "test_accuracy_by_epoch"): [([2.0, 1.0], "was not saved by fit")],
+    (*HISTORY, "train_loss_by_block"): [(odd, "losses of other steps") for odd in ([], [[94, 1.0]], [[188, 1.0], [188, 1.0]])],
+    (*HISTORY, "stopped"): [("by a callback", "was saved as a callback ended the run"), (1, "was not saved by fit")],
     ("state_dict", "mlp.layers.0.weight"): [(torch.ones(64, 783), "a network other"), ([], "a network other")],
     ("state_dict", "mlp.layers.0.bias"): [
         (torch.full((64,), torch.inf), "not finite"),
@@ -128,15 +130,15 @@ def test_a_checkpoint_with_an_altered_entry_is_refused(
         assert not (workplace / "other").exists()
 
 
-def test_a_reason_in_a_checkpoint_is_printed_without_its_escape_codes(
-    interrupted: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint = read_checkpoint(find_checkpoint(interrupted / "run"))
-    torch.save(altered(checkpoint, *HISTORY, "stopped", value="\x1b[31mred"), workplace / "altered.ckpt")
-    assert main([*EXPERIMENT.options, "--run_dir", "other", "--ckpt_path", "altered.ckpt"]) == 0
-    printed = capsys.readouterr().out
-    assert "\x1b" not in printed
-    assert "\\x1b[31mred" in printed
+@pytest.mark.parametrize("reason", ["by a callback", "\x1b[31mred", 1])
+def test_no_checkpoint_ends_a_run(reason: Any, undisturbed: Path, interrupted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(interrupted, tmp_path / "copy"))
+    path = find_checkpoint(folder / "run")
+    torch.save(altered(read_checkpoint(path), *HISTORY, "stopped", value=reason), path)
+    victim = Victim(*EXPERIMENT.options, folder=folder)
+    assert victim.wait() == 0, victim.stderr
+    assert "after epoch 1\n" in victim.stdout  # the one before it
+    assert difference(undisturbed, folder / "run") == ""
 
 
 def test_nothing_else_in_a_checkpoint_decides_how_the_run_goes_on(undisturbed: Path, interrupted: Path, tmp_path: Path) -> None:
@@ -162,8 +164,11 @@ def test_nothing_else_in_a_checkpoint_decides_how_the_run_goes_on(undisturbed: P
     assert difference(undisturbed, folder / "run") == ""
 
 
-def test_a_callbacks_state_can_neither_remove_a_file_elsewhere_nor_break_a_resume(tmp_path: Path) -> None:
-    keeps_one = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=train/loss")
+def test_a_callbacks_state_can_neither_remove_a_file_elsewhere_nor_end_or_break_a_resume(tmp_path: Path) -> None:
+    keeps_one = (
+        *("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=train/loss", "--trainer.callbacks.mode=max"),
+        *("--trainer.callbacks.patience=9", "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=train/loss"),
+    )
     folder, precious = tmp_path / "work", tmp_path / "precious.ckpt"
     precious.touch()
     moment = Moment("blocks", "training_step", 3)
@@ -174,10 +179,13 @@ def test_a_callbacks_state_can_neither_remove_a_file_elsewhere_nor_break_a_resum
     state = checkpoint["callbacks"][key]
     state |= {"best_model_path": str(precious), "kth_best_model_path": str(precious), "last_model_path": str(precious)}
     state["best_k_models"] = {str(precious): state["best_model_score"]}
+    (stopping,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("EarlyStopping"))
+    stopping["patience"] = 1
     torch.save(checkpoint, path)
     victim = Victim(*EXPERIMENT.options, *keeps_one, folder=folder)
     assert victim.wait() == 0, victim.stderr
     assert precious.exists()
+    assert json.loads((folder / "run" / "result.json").read_text())["stopped"] == ""
     checkpoint["callbacks"][key] = {"dirpath": 3}
     (folder / "altered").mkdir()
     torch.save(checkpoint, folder / "altered.ckpt")

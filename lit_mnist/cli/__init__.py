@@ -1,6 +1,8 @@
-"""The command line: exit codes, and the parser of the commands that need no torch."""
+"""The command line: exit codes, and what parses options without torch."""
 
 import argparse
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 DONE = 0
@@ -15,3 +17,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help).")
+
+
+def as_typed(options: Sequence[str]) -> dict[str, str]:
+    """Returns each option with its value or the word that follows it, as far as that shows without knowing the options."""
+    typed = {}
+    for option, following in pairwise([*options, ""]):
+        name, equals, value = option.partition("=")
+        typed[name] = value if equals else following
+    return typed

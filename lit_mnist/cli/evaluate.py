@@ -9,17 +9,17 @@ import torch
 from jsonargparse import Namespace
 
 from lit_mnist.cli import DONE
-from lit_mnist.cli.options import make_trainer, option_parser, parse
+from lit_mnist.cli.options import option_parser, parse
 from lit_mnist.data import MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.plots import as_png, draw_confusion, draw_mistakes
 from lit_mnist.record.atomic import write_together
 from lit_mnist.record.checkpoint import TrainedNetwork, load_network, mapping_in, read_checkpoint
-from lit_mnist.record.events import EventFile, event_files
+from lit_mnist.record.events import EventFile
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.training.progress import format_metric
+from lit_mnist.training.train import make_trainer
 
-SPLIT = ("dataset", "val_size", "seed")  # what decides which images were held out
 PICTURES_SUFFIX = ".test"  # of the event file that holds pictures, not points
 
 
@@ -48,12 +48,12 @@ def _evaluate(command: str, options: list[str]) -> int:
     init = option_parser(command).instantiate_classes(config)
     data = init.data
     data.setup()
-    model = LitMLP(image_shape=network.mlp.image_shape, classes=network.mlp.classes, hidden=network.mlp.hidden)
+    model = LitMLP(**network.mlp.config())
     model.mlp = network.mlp
     if data.data.image_shape != network.mlp.image_shape or len(data.data.classes) != network.mlp.classes:
         raise ValueError(f"{config.data.dataset} has other images or classes than the network; name its own --data.dataset.")
     torch.set_num_threads(config.threads)
-    trainer = make_trainer(init.trainer, enable_progress_bar=False)  # it is done in a second
+    trainer = make_trainer(init.trainer.as_dict(), enable_progress_bar=False)  # it is done in a second
     _check_trainer(command, trainer)
     (measured,) = getattr(trainer, command)(model, datamodule=data, verbose=False)
     if not all(map(math.isfinite, measured.values())):
@@ -81,7 +81,7 @@ def _check_held_out(config: Namespace, checkpoint: dict[str, Any]) -> None:
             "the run held no images out of training (data.val_size is 0); train with --data.val_size 5000, or use test."
         )
     data = mapping_in(checkpoint, "MNISTDataModule")
-    for name in SPLIT:
+    for name in ("dataset", "val_size", "seed"):  # which decide what images were held out
         ours, theirs = config.data[name], data.get(name)
         if ours != theirs:
             raise ValueError(f"{name} is {ours}, but the network was trained with {theirs}: it may have seen these images.")
@@ -114,10 +114,10 @@ def _show_mistakes(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, ne
     for name in pictures:
         print(f"{name:>14}  {folder / name}.png")
     if not out:
-        for old in event_files(folder):
+        for old in run.event_files:
             if old.name.endswith(PICTURES_SUFFIX):
                 old.unlink()  # of an earlier test: the tab should show each picture once
-        events = EventFile(folder, PICTURES_SUFFIX)
+        events = EventFile(run.path, PICTURES_SUFFIX)
         for name, picture in pictures.items():
             events.add_png(f"test/{name}", picture, step=0)
         events.close()

@@ -1,6 +1,5 @@
 """The command line: finds the command, imports what it needs and no more, and turns mistakes into one sentence."""
 
-import difflib
 import logging
 import os
 import shlex
@@ -8,11 +7,11 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
-from itertools import pairwise
 
 from lit_mnist import __version__
-from lit_mnist.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from lit_mnist.cli import BAD_INPUT, DONE, FAILED, INTERRUPTED, as_typed
 from lit_mnist.record.printable import one_line
 from lit_mnist.training.signals import Stopped, stopping_on_signals
 
@@ -31,7 +30,8 @@ COMMANDS = {
 # Errors of the file system that end a command with the exit code of a mistake.
 USERS_MISTAKES = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
-MEANT = {"train": "fit", "run": "fit", "resume": "fit", "eval": "test", "evaluate": "test", "sweep": "study", "plot": "report"}
+# The command <- what people type for it.
+SYNONYMS = {"fit": "train run resume", "test": "eval evaluate", "study": "sweep", "report": "plot"}
 
 USAGE = "\n".join(
     [
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if command.startswith("-"):
         return _complain(f"write the command before {command}: lit_mnist fit {shlex.join([command, *options])}", BAD_INPUT)
     if command not in COMMANDS:
-        near = [MEANT[command]] if command in MEANT else difflib.get_close_matches(command, COMMANDS, 1)
+        near = [name for name, words in SYNONYMS.items() if command in words.split()] + get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
         return _complain(f"there is no command {command}; {hint}", BAD_INPUT)
     try:
@@ -111,10 +111,7 @@ def _open_missing_streams() -> None:
 
 def _announce(options: Sequence[str]) -> None:
     """Says where a run's record goes, before the imports that take seconds; refuses a configuration that does not exist."""
-    given: dict[str, str] = {}
-    for option, following in pairwise([*options, ""]):
-        name, equals, value = option.partition("=")
-        given[name] = value if equals else following
+    given = as_typed(options)
     config = given.get("--config", given.get("-c", ""))
     if config:
         from lit_mnist.record.configs import find_config  # and so YAML, which other commands may not need

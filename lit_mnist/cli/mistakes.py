@@ -21,49 +21,34 @@ REFUSED = {
     "enable_checkpointing": "a checkpoint is saved at the end of every epoch; leave it out",
     "barebones": "the record of a run is kept; leave it out",
 }
-# What people type -> the option that does it, or a sentence that begins with a space.
-MEANT = {
-    "epochs": "trainer.max_epochs",
-    "epoch": "trainer.max_epochs",
-    "max-epochs": "trainer.max_epochs",
-    "steps": "trainer.max_steps",
-    "learning_rate": "model.lr",
-    "hidden_size": "model.hidden",
-    "layers": "model.hidden",
-    "batch": "data.batch_size",
-    "bs": "data.batch_size",
-    "seed": "seed_everything",
-    "gpus": "trainer.devices",
-    "trainer.gpus": "trainer.devices",
-    "num_processes": "trainer.devices",
-    "trainer.num_processes": "trainer.devices",
-    "trainer.tpu_cores": "trainer.devices",
-    "trainer.resume_from_checkpoint": "ckpt_path",
-    "trainer.checkpoint_callback": "trainer.callbacks",
-    "trainer.progress_bar_refresh_rate": "trainer.enable_progress_bar",
-    "trainer.weights_save_path": "run_dir",
-    "trainer.auto_lr_find": " use Lightning's Tuner with LitMLP in Python.",
-    "trainer.auto_scale_batch_size": " use Lightning's Tuner with LitMLP in Python.",
-    "resume": "ckpt_path",
-    "checkpoint": "ckpt_path",
-    "ckpt": "ckpt_path",
-    "out": "run_dir",
-    "output": "run_dir",
-    "device": "trainer.accelerator",
-    "images": " pictures are for predict: lit_mnist predict RUN --images PATH.",
-    "num_workers": " the images are in memory, so that no process need load them; leave it out.",
-    "dropout": " the network has none; add it to MLP in lit_mnist/mlp.py.",
-    "activation": " the network has ReLU; another one goes into MLP in lit_mnist/mlp.py.",
-    "model.activation": " the network has ReLU; another one goes into MLP in lit_mnist/mlp.py.",
-    "optimizer": " training is plain SGD; for another optimizer, override configure_optimizers of LitMLP in Python.",
-    "momentum": " training is plain SGD; for another optimizer, override configure_optimizers of LitMLP in Python.",
-    "weight_decay": " training is plain SGD; for another optimizer, override configure_optimizers of LitMLP in Python.",
-    "lr_scheduler": " training is plain SGD; for a schedule, override configure_optimizers of LitMLP in Python.",
-    "model.engine": "engine",
-    "data.steps_per_block": "steps_per_block",
-    "checkpoint_seconds": " a checkpoint is saved at the end of every epoch; leave it out.",
+# An option, or a sentence that begins with a space <- what people type for it.
+_TYPED = {
+    "trainer.max_epochs": "epochs epoch max-epochs",
+    "trainer.max_steps": "steps",
+    "trainer.devices": "gpus trainer.gpus num_processes trainer.num_processes trainer.tpu_cores",
+    "trainer.accelerator": "device",
+    "trainer.callbacks": "trainer.checkpoint_callback",
+    "trainer.enable_progress_bar": "trainer.progress_bar_refresh_rate",
+    "model.lr": "learning_rate",
+    "model.hidden": "hidden_size layers",
+    "data.batch_size": "batch bs",
+    "seed_everything": "seed",
+    "ckpt_path": "resume checkpoint ckpt trainer.resume_from_checkpoint",
+    "run_dir": "out output trainer.weights_save_path",
+    "engine": "model.engine",
+    "steps_per_block": "data.steps_per_block",
+    " pictures are for predict: lit_mnist predict RUN --images PATH.": "images",
+    " the images are in memory, so that no process need load them; leave it out.": "num_workers",
+    " the network has none; add it to MLP in lit_mnist/mlp.py.": "dropout",
+    " a checkpoint is saved at the end of every epoch; leave it out.": "checkpoint_seconds",
+    " training is plain SGD; for a schedule, override configure_optimizers of LitMLP in Python.": "lr_scheduler",
+    " training is plain SGD; for another optimizer, override configure_optimizers of LitMLP in Python.": (
+        "optimizer momentum weight_decay"
+    ),
+    " the network has ReLU; another one goes into MLP in lit_mnist/mlp.py.": "activation model.activation",
+    " use Lightning's Tuner with LitMLP in Python.": "trainer.auto_lr_find trainer.auto_scale_batch_size",
 }
-
+MEANT = {word: option for option, words in _TYPED.items() for word in words.split()}
 
 CLOSE = 0.75  # similarity of two names from which one may be a slip for the other
 KINDS = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "a text"}
@@ -84,45 +69,51 @@ def one_sentence(message: str, defaults: Mapping[str, Any]) -> str:
     if missing := re.search(r"Requirement '([\w-]+)", text):
         return f"this needs a package that is not installed: pip install {missing[1]}."
     if not_a_class := re.search(r"path but (\S+) either not accessible or invalid", text):
-        option = re.match(r'Parser key "([^"]+)"', text)
-        name = f"--{option[1]} " if option else ""
-        known = "CSVLogger" if option and option[1] == "trainer.logger" else "EarlyStopping"
+        key = re.match(r'Parser key "([^"]+)"', text)
+        name = f"--{key[1]} " if key else ""
+        known = "CSVLogger" if "trainer.logger" in name else "EarlyStopping"
         return f"{name}{not_a_class[1]}: there is no such class; write one of Lightning's, such as {known}, or module.Class."
+    return _not_an_option(text, defaults) or _not_a_value(text, defaults)
+
+
+def _not_an_option(text: str, defaults: Mapping[str, Any]) -> str:
     text = re.sub(r"^Group '([\w.]+)' does not accept option '([\w.-]+)'", r"Option '\1.\2' is not accepted", text)
-    unknown = re.match(r"[Uu]nrecognized arguments: --([\w.-]+)|.*[Oo]ption ['\"]([\w.-]+)['\"] is not accepted", text)
-    if unknown:
+    if unknown := re.match(r"[Uu]nrecognized arguments: --([\w.-]+)|.*[Oo]ption ['\"]([\w.-]+)['\"] is not accepted", text):
         name = unknown[1] or unknown[2]
-        return f"there is no option --{name};{nearest(name, defaults)}"
+        return f"there is no option --{name};{_nearest(name, defaults)}"
     if stray := re.match(r"[Uu]nrecognized arguments: (\S+)", text):
         word = stray[1].removesuffix(".")
-        meant = (
-            f"did you mean --config {word}?" if word in SHIPPED else "an option takes one value; for several, use study --grid."
-        )
-        return f"{word} belongs to no option; {meant}"
-    if without_value := re.match(r"argument (--[\w.]+): expected one argument", text):
-        return f"{without_value[1]} needs a value, such as {without_value[1]} {_plain(defaults, without_value[1][2:])}."
-    option = re.match(r'Parser key "([^"]+)": ?', text)
-    name, text = (f"--{option[1]}: ", text[option.end() :]) if option else ("", text)
+        several = "an option takes one value; for several, use study --grid."
+        return f"{word} belongs to no option; {f'did you mean --config {word}?' if word in SHIPPED else several}"
+    return ""
+
+
+def _not_a_value(text: str, defaults: Mapping[str, Any]) -> str:
+    if without_value := re.match(r"argument --([\w.]+): expected one argument", text):
+        return f"--{without_value[1]} needs a value, such as --{without_value[1]} {_plain(defaults, without_value[1])}."
+    key = re.match(r'Parser key "([^"]+)": ?', text)
+    option, text = (key[1], text[key.end() :]) if key else ("", text)
     expected = list(dict.fromkeys(re.findall(r"[Ee]xpected an? ([\w\[\]', -]+?)(?:\.| - | Given|$)", text)))
     value = re.search(r"(?:Given|Got) value: ?(.*?)\.?$", text)
+    name = f"--{option}: " if option else ""
     if value and (made := re.match(r"Namespace\(class_path='(?:\w+\.)*(\w+)', init_args=Namespace\((\w+)=None", value[1])):
-        return f"{name}{made[1]} needs options of its own; add --{option[1] if option else ''}.{made[2]}."
-    if option and option[1] == "model.hidden":
-        text = "write the widths of the layers as 512,256."
+        return f"{name}{made[1]} needs options of its own; add --{option}.{made[2]}."
+    if option == "model.hidden":
+        text = "write the widths of the layers as 512,256"
     elif expected and value:
         kinds = " or ".join(KINDS.get(kind) or re.sub(r"^Literal\[(.*)\]$", r"\1", kind) for kind in expected)
-        several = f"; for several values, use study --grid {option[1]}={value[1]}" if option and "," in value[1] else ""
-        default = f" (default: {_plain(defaults, option[1])})" if option and option[1] in defaults else ""
-        text = f"expected {kinds}{default}, not {value[1] or 'nothing'}{several}."
+        several = f"; for several values, use study --grid {option}={value[1]}" if option and "," in value[1] else ""
+        default = f" (default: {_plain(defaults, option)})" if option in defaults else ""
+        text = f"expected {kinds}{default}, not {value[1] or 'nothing'}{several}"
     return (name + text).rstrip(".") + "."
 
 
 def _plain(defaults: Mapping[str, Any], option: str) -> str:
-    """The default of an option as it is typed."""
+    """Returns the default of an option as it is typed."""
     return json.dumps(defaults.get(option), default=str).strip('"')
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def _nearest(name: str, names: Iterable[str]) -> str:
     """Says in the rest of a sentence which option was meant by a mistyped or shortened one."""
     meant = MEANT.get(name, MEANT.get(name.rpartition(".")[2], ""))
     if meant.startswith(" "):

@@ -12,7 +12,7 @@ from pytorch_lightning import callbacks
 from torch import Tensor
 
 from lit_mnist.datasets.loaders import Batch, EpochLoader
-from lit_mnist.engines.exact import Engine, ExactEngine
+from lit_mnist.engines import Engine, ExactEngine
 from lit_mnist.lit_mlp import LitMLP
 
 EngineName = Literal["exact", "fast"]
@@ -197,19 +197,18 @@ def _agree_on_steps(checkpoint: dict[str, Any]) -> None:
 
 def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
     """Says what needs the Trainer to perform each SGD step by itself; an empty string if nothing does."""
-    limit, interval = trainer.limit_train_batches, trainer.val_check_interval
     connected: Any = trainer  # its connectors set attributes that its class does not declare
     options = {
         "several devices share each mini-batch": trainer.world_size > 1,
         "accumulate_grad_batches changes single SGD steps": trainer.accumulate_grad_batches != 1,
         "gradient_clip_val changes single SGD steps": bool(trainer.gradient_clip_val),
         "precision 16-mixed scales single SGD steps": trainer.scaler is not None,
-        "fast_dev_run counts single mini-batches": bool(connected.fast_dev_run),
-        "overfit_batches counts single mini-batches": bool(connected.overfit_batches),
-        "limit_train_batches counts single mini-batches": not isinstance(limit, float) or limit != 1.0,
-        "min_steps counts single mini-batches": bool(trainer.min_steps),
-        "val_check_interval counts single mini-batches": not isinstance(interval, float) or interval != 1.0,
-    } | {f"{type(one).__name__} changes single SGD steps": isinstance(one, CHANGE_STEPS) for one in connected.callbacks}
+    }
+    options |= {f"{type(one).__name__} changes single SGD steps": isinstance(one, CHANGE_STEPS) for one in connected.callbacks}
+    for name in ("fast_dev_run", "overfit_batches", "min_steps"):
+        options[f"{name} counts single mini-batches"] = bool(getattr(connected, name))
+    for name in ("limit_train_batches", "val_check_interval"):  # 1 is one batch, and 1.0 are all
+        options[f"{name} counts single mini-batches"] = repr(getattr(connected, name)) != "1.0"
     for reason, holds in options.items():
         if holds:
             return reason

@@ -36,16 +36,9 @@ class FastEngine:
 
     @torch.no_grad()
     def steps(self, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
-        """One SGD step on each run of `batch_size` consecutive images, and one on what is left over.
+        """Performs SGD steps as `Engine.steps` describes; images (N, ...) are on the CPU, of the parameters' dtype.
 
-        Args:
-            images: (N, ...) on the CPU, N at least 1, of the parameters' dtype.
-            labels: (N,) int64 in 0..classes-1.
-            batch_size: Images per step, at least 1.
-
-        Returns:
-            (steps,) mean cross-entropy in nats of each mini-batch before its step. The last is NaN if a weight is no
-            longer finite: with it exact products are NaN, which leaving zeros out could hide.
+        The last loss is NaN if a weight is no longer finite: exact products with it are NaN, and leaving zeros out hides that.
 
         Raises:
             ValueError: The network computes something else than its layers with ReLU between them; it is unchanged.
@@ -87,7 +80,7 @@ def _whole(width: int) -> int:
 
 
 def _known_layers(mlp: nn.Module) -> list[nn.Linear]:
-    """The layers of a network whose gradient is written out here; ValueError says what keeps it from being one."""
+    """Returns the layers of a network whose gradient is written out here; ValueError says what keeps it from being one."""
     reason = ""
     layers = [layer for layer in mlp.layers if type(layer) is nn.Linear] if isinstance(mlp, MLP) else []
     expected = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]

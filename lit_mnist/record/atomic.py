@@ -111,9 +111,7 @@ def sync_folder(folder: Path) -> None:
 
     The file is in its place by now, so that nothing that fails here may be reported as a file that was not written.
     """
-    if os.name != "posix":  # Windows cannot open a folder
-        return
-    with suppress(OSError):
+    with suppress(OSError):  # Windows cannot open a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -4,6 +4,7 @@ import pickletools
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ LARGEST_PICKLE = 4 * 2**20  # bytes of everything but the weights; a run of 1,00
 LARGEST_LIST = 2**20  # bytes of the archive's list of parts; 80 for each
 MOST_OPERATIONS = 150_000  # of the unpickler; a run of 1,000 epochs needs 100,000
 MOST_LAYERS = 100
+TOO_LARGE = "is larger than a checkpoint can be; it was not used."
 DEPTH = 16  # of nested values; the Trainer's own counters reach 7
 # What a checkpoint may name, as pickle writes it: the parts of dense tensors of ordinary numbers.
 PLAIN_TYPES = re.compile(
@@ -44,6 +46,10 @@ class TrainedNetwork:
     class_names: tuple[str, ...]
 
 
+class _Refused(Exception):
+    """Says in the rest of a sentence, after the name of the file, why it is not used."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU. Only dense tensors and plain values are unpickled, never code.
 
@@ -53,45 +59,40 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is missing, damaged, too large, or not such a checkpoint.
     """
-    checkpoint = _unpickle(path)
     name = one_line(str(path))
-    if not isinstance(checkpoint, dict) or not all(
-        isinstance(checkpoint.get(part), dict) for part in ("state_dict", "hyper_parameters")
-    ):
-        raise ValueError(f"{name} is not a checkpoint of lit_mnist.")
-    if "lit_mnist" in checkpoint:
-        raise ValueError(f"{name} was written by lit_mnist 1.0, which resumed within epochs; train the run again, or use 1.0.")
-    if key := _odd_part(checkpoint):
-        raise ValueError(f"{name} holds {one_line(key)}, which no checkpoint has; it was not used.")
+    try:
+        checkpoint: dict[str, Any] = _unpickle(path)
+        if not (mapping_in(checkpoint, "state_dict") and mapping_in(checkpoint, "hyper_parameters")):
+            raise _Refused("is not a checkpoint of lit_mnist.")
+        if "lit_mnist" in checkpoint:
+            raise _Refused("was written by lit_mnist 1.0, which resumed within epochs; train the run again, or use 1.0.")
+        if key := _odd_part(checkpoint):
+            raise _Refused(f"holds {one_line(key)}, which no checkpoint has; it was not used.")
+    except _Refused as refusal:
+        raise ValueError(f"{name} {refusal}") from None
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror or error}.") from None
+    except Exception:  # anybody may have written it: zipfile and torch raise whatever they stumble over
+        raise ValueError(f"{name} is not a checkpoint, or only a part of one.") from None
     return checkpoint
 
 
 def _unpickle(path: Path) -> Any:
     import torch
 
-    name = one_line(str(path))
     if re.match(r"\w{2,}:/", str(path)):  # of https://, a Path keeps one slash
-        raise ValueError(f"{name} is an address, not a path; download the file and name it.")
+        raise _Refused("is an address, not a path; download the file and name it.")
     if not path.exists():
-        raise ValueError(f"{name} does not exist; name a run folder or a checkpoint file.")
+        raise _Refused("does not exist; name a run folder or a checkpoint file.")
     if not path.is_file():
-        raise ValueError(f"{name} is not a file.")
-    try:
-        _check_size(path)
-        with zipfile.ZipFile(path) as archive:
-            _check_parts(archive, path)
-            damaged = archive.testzip()  # torch.load does not compare the checksums
-        if damaged:
-            raise ValueError(f"{name} is damaged (its part {one_line(damaged)} is not what was written).")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except ValueError as refusal:
-        if str(refusal).startswith(name):
-            raise
-    except OSError as error:
-        raise ValueError(f"{name} cannot be read: {error.strerror or error}.") from None
-    except Exception:  # anybody may have written it: zipfile and torch raise whatever they stumble over
-        pass
-    raise ValueError(f"{name} is not a checkpoint, or only a part of one.") from None
+        raise _Refused("is not a file.")
+    _check_size(path)
+    with zipfile.ZipFile(path) as archive:
+        _check_parts(archive, path)
+        damaged = archive.testzip()  # torch.load does not compare the checksums
+    if damaged:
+        raise _Refused(f"is damaged (its part {one_line(damaged)} is not what was written).")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check_size(path: Path) -> None:
@@ -107,26 +108,25 @@ def _check_size(path: Path) -> None:
         raise ValueError("the end of an archive is missing")
     longest_list = max(int.from_bytes(end[40:48], "little"), int.from_bytes(end[88:92], "little"))
     if longest_list > LARGEST_LIST or size > LARGEST_CHECKPOINT:
-        raise ValueError(f"{one_line(str(path))} is larger than a checkpoint can be; it was not used.")
+        raise _Refused(TOO_LARGE)
 
 
 def _check_parts(archive: zipfile.ZipFile, path: Path) -> None:
     """Refuses what would take much memory or time to unpack or unpickle, and what would make anything but plain values."""
-    name = one_line(str(path))
     parts = archive.infolist()
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-        raise ValueError(f"{name} has compressed parts, which no checkpoint has; it was not used.")
+        raise _Refused("has compressed parts, which no checkpoint has; it was not used.")
     pickles = [part for part in parts if part.filename.endswith("data.pkl")]
     plain = sum(part.file_size for part in pickles)
     if sum(part.file_size for part in parts) > path.stat().st_size or plain > LARGEST_PICKLE:
-        raise ValueError(f"{name} is larger than a checkpoint can be; it was not used.")
+        raise _Refused(TOO_LARGE)
     for part in pickles:
         for count, (operation, argument, _) in enumerate(pickletools.genops(archive.read(part))):
             if count > MOST_OPERATIONS:
-                raise ValueError(f"{name} is larger than a checkpoint can be; it was not used.")
+                raise _Refused(TOO_LARGE)
             if operation.name == "GLOBAL" and not PLAIN_TYPES.fullmatch(str(argument)):
                 what = one_line(str(argument).replace(" ", "."))
-                raise ValueError(f"{name} holds more than dense tensors and plain values ({what}); it was not loaded.")
+                raise _Refused(f"holds more than dense tensors and plain values ({what}); it was not loaded.")
 
 
 def _odd_part(checkpoint: dict[Any, Any]) -> str:
@@ -138,19 +138,17 @@ def _odd_part(checkpoint: dict[Any, Any]) -> str:
         if not waiting:
             return ""
         key, value, depth = waiting.pop()
-        is_odd = depth > DEPTH
+        is_plain = isinstance(value, (str, float, bytes, list, tuple, type(None)))
         if isinstance(value, dict):
-            is_odd |= not all(isinstance(name, (str, int)) for name in value)
+            is_plain = all(isinstance(name, (str, int)) for name in value)
             waiting += [(f"{key}.{name}".strip("."), each, depth + 1) for name, each in value.items()]
         elif isinstance(value, (list, tuple)):
             waiting += [(key, each, depth + 1) for each in value]
         elif isinstance(value, int):
-            is_odd |= value.bit_length() > 64
+            is_plain = value.bit_length() <= 64
         elif isinstance(value, torch.Tensor):
-            is_odd |= not value.is_contiguous()
-        elif value is not None and not isinstance(value, (str, float, bytes)):
-            is_odd = True
-        if is_odd:
+            is_plain = value.is_contiguous()
+        if depth > DEPTH or not is_plain:
             return key[:200]
     return "more values than can be counted"
 
@@ -158,39 +156,42 @@ def _odd_part(checkpoint: dict[Any, Any]) -> str:
 def find_checkpoint(run_or_file: Path) -> Path:
     """Finds the newest whole checkpoint of a run folder, of the newest run below a folder, or takes the file itself.
 
-    Says on stderr which damaged ones it passed over.
+    Raises:
+        ValueError: There is none.
+    """
+    return next(whole_checkpoints(run_or_file))[0]
+
+
+def whole_checkpoints(run_or_file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Reads the whole checkpoints that `find_checkpoint` chooses from, newest first; says on stderr which are damaged.
 
     Raises:
         ValueError: There is none.
     """
-    if not run_or_file.is_dir():
+    hint = "name a run folder, such as logs/lr0.1/version_0."
+    is_folder, found = run_or_file.is_dir(), False
+    for path in _candidates(run_or_file) if is_folder else [run_or_file]:
         try:
-            read_checkpoint(run_or_file)
-        except ValueError as fault:
-            if ";" in str(fault):  # what to do next is said
-                raise
-            raise ValueError(f"{str(fault).rstrip('.')}; name a run folder, such as logs/lr0.1/version_0.") from None
-        return run_or_file
-    for path in _candidates(run_or_file):
-        try:
-            read_checkpoint(path)
+            checkpoint = read_checkpoint(path)
         except ValueError as damage:
+            if not is_folder:  # what to do next may be said already
+                raise damage if ";" in str(damage) else ValueError(f"{str(damage).rstrip('.')}; {hint}") from None
             print(f"lit_mnist: {damage} Trying the one before it.", file=sys.stderr)
         else:
-            return path
-    name = one_line(str(run_or_file))
-    raise ValueError(f"{name} holds no usable checkpoint; name a run folder, such as logs/lr0.1/version_0.")
+            yield path, checkpoint
+            found = True
+    if not found:
+        raise ValueError(f"{one_line(str(run_or_file))} holds no usable checkpoint; {hint}")
 
 
 def _candidates(folder: Path) -> list[Path]:
+    """Lists the checkpoints of a run, by `fit` or by anybody's Trainer, or those of the newest run below a folder."""
     if found := RunFolder(folder).checkpoints:
         return found
-    saved_by_others = [path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()]
-    if saved_by_others:
+    if saved_by_others := [path for path in (folder / "checkpoints").glob("*.ckpt") if path.is_file()]:
         return sorted(saved_by_others, key=lambda path: path.stat().st_mtime, reverse=True)
-    runs = [RunFolder(path.parent) for path in folder.glob("*/checkpoints")]
-    newest = sorted((run.checkpoints[0].stat().st_mtime, str(run.path), run) for run in runs if run.checkpoints)
-    return newest[-1][2].checkpoints if newest else []
+    runs = [found for path in folder.glob("*/checkpoints") if (found := RunFolder(path.parent).checkpoints)]
+    return max(runs, key=lambda checkpoints: checkpoints[0].stat().st_mtime, default=[])
 
 
 def load_network(run_or_file: Path) -> TrainedNetwork:
@@ -201,35 +202,24 @@ def load_network(run_or_file: Path) -> TrainedNetwork:
     """
     import torch
 
-    path = find_checkpoint(Path(run_or_file))
-    checkpoint = read_checkpoint(path)
-    mlp = _build_mlp(checkpoint, path)
+    path, checkpoint = next(whole_checkpoints(Path(run_or_file)))
+    name, mlp = one_line(str(path)), _build_mlp(checkpoint)
+    if mlp is None:
+        raise ValueError(f"{name} holds a network other than lit_mnist's MLP.")
     if not all(bool(weights.isfinite().all()) for weights in mlp.state_dict().values()):
-        raise ValueError(f"{one_line(str(path))} holds weights that are not finite, as a diverged run has; it cannot be used.")
+        raise ValueError(f"{name} holds weights that are not finite, as a diverged run has; it cannot be used.")
     with torch.inference_mode():
         if not mlp(torch.rand(1, *mlp.image_shape, generator=torch.Generator().manual_seed(0))).isfinite().all():
-            raise ValueError(f"{one_line(str(path))} computes logits that are not finite; it cannot be used.")
+            raise ValueError(f"{name} computes logits that are not finite; it cannot be used.")
     data = mapping_in(checkpoint, "MNISTDataModule")
     dataset, names = data.get("dataset"), data.get("class_names")
-    if not (isinstance(names, list) and len(names) == mlp.classes and all(isinstance(name, str) for name in names)):
+    if not (isinstance(names, list) and len(names) == mlp.classes and all(isinstance(each, str) for each in names)):
         names = [str(label) for label in range(mlp.classes)]
     return TrainedNetwork(mlp, path, dataset if isinstance(dataset, str) else "", tuple(names))
 
 
-def mapping_in(checkpoint: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """Returns the mapping under nested keys; an empty one where the file holds something else there, or nothing."""
-    inner: Any = checkpoint
-    for key in keys:
-        inner = inner.get(key) if isinstance(inner, dict) else None
-    return inner if isinstance(inner, dict) else {}
-
-
-def _build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
-    """Builds the network that a checkpoint describes, with its weights in float32, in eval mode.
-
-    Raises:
-        ValueError: The weights do not fit the network that the checkpoint describes.
-    """
+def _build_mlp(checkpoint: dict[str, Any]) -> "MLP | None":
+    """Builds the network that a checkpoint describes, in float32 and eval mode; None if its weights do not fit that."""
     import inspect
 
     import torch
@@ -237,16 +227,23 @@ def _build_mlp(checkpoint: dict[str, Any], path: Path) -> "MLP":
     from lit_mnist.mlp import MLP
 
     described = checkpoint["hyper_parameters"]
-    weights = {
-        name.removeprefix("mlp."): value for name, value in checkpoint["state_dict"].items() if str(name).startswith("mlp.")
-    }
+    state = checkpoint["state_dict"].items()
+    weights = {key.removeprefix("mlp."): value for key, value in state if str(key).startswith("mlp.")}
     try:
         config = {name: described[name] for name in inspect.signature(MLP).parameters if name in described}
         if len(config["hidden"]) > MOST_LAYERS or not all(value.is_floating_point() for value in weights.values()):
-            raise ValueError
+            return None
         with torch.device("meta"):  # no memory, and no random numbers, for weights that are replaced at once
             mlp = MLP(**config)
         mlp.load_state_dict(weights, assign=True)
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError, OverflowError):
-        raise ValueError(f"{one_line(str(path))} holds a network other than lit_mnist's MLP.") from None
+        return None
     return mlp.float().eval()
+
+
+def mapping_in(checkpoint: Any, *keys: str) -> dict[str, Any]:
+    """Returns the mapping under nested keys; an empty one where the file holds something else there, or nothing."""
+    inner: Any = checkpoint
+    for key in keys:
+        inner = inner.get(key) if isinstance(inner, dict) else None
+    return inner if isinstance(inner, dict) else {}

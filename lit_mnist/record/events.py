@@ -14,15 +14,11 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-PATTERN = "events.out.tfevents.*"
+from lit_mnist.record.folder import EVENT_FILE, RunFolder
+
 LARGEST_EVENT_FILE = 256 * 2**20  # bytes read of an event file; one of a run of 20 epochs has 30,000
 LARGEST_RECORD = 16 * 2**20  # bytes; a picture may be one
 HEADER, FOOTER = 12, 4  # bytes around the data of a record: length (8) and its checksum (4), checksum of the data (4)
-
-
-def event_files(folder: Path) -> list[Path]:
-    """Lists the event files of a run, oldest first: their names begin with the time of their creation."""
-    return sorted(path for path in folder.glob(PATTERN) if path.is_file())
 
 
 class EventFile:
@@ -34,7 +30,7 @@ class EventFile:
     """
 
     def __init__(self, folder: Path, suffix: str = "") -> None:
-        self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0{suffix}"
+        self.path = folder / f"{EVENT_FILE}.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.0{suffix}"
         self._writer: RecordWriter | None = None
         self._attempt(self._open)
 
@@ -97,7 +93,7 @@ def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
         ValueError: A file is damaged or of an implausible size; the points before the damage are lost with it.
     """
     curves: dict[str, dict[int, float]] = {}
-    for path in event_files(folder):
+    for path in RunFolder(folder).event_files:
         for record in _records(path):
             try:
                 event = Event.FromString(record)

@@ -12,9 +12,9 @@ from filelock import FileLock, Timeout
 
 from lit_mnist.record.atomic import is_part, make_folder, remove_parts, write_atomically
 from lit_mnist.record.configs import read_config
-from lit_mnist.record.events import PATTERN
 
 Config = dict[str, Any]
+EVENT_FILE = "events.out.tfevents"  # what the names of TensorBoard's files begin with
 
 
 class RunFolder:
@@ -48,7 +48,7 @@ class RunFolder:
     def is_foreign(self) -> bool:
         """True if something other than a run of ours wrote files there that a run would replace or remove."""
         ours = self.config is not None or bool(self.checkpoints)
-        return not ours and (os.path.lexists(self.config_path) or any(self.path.glob(PATTERN)))
+        return not ours and (os.path.lexists(self.config_path) or any(self.path.glob(f"{EVENT_FILE}.*")))
 
     @property
     def config(self) -> Config | None:
@@ -66,6 +66,11 @@ class RunFolder:
             (re.fullmatch(r"step=(\d{1,18})\.ckpt", path.name), path) for path in (self.path / "checkpoints").glob("*.ckpt")
         )
         return [path for _, path in sorted(((int(name[1]), path) for name, path in names if name), reverse=True)]
+
+    @property
+    def event_files(self) -> list[Path]:
+        """TensorBoard's files, oldest first: their names go on with the time of their creation."""
+        return sorted(path for path in self.path.glob(f"{EVENT_FILE}.*") if path.is_file())
 
     def checkpoint_before(self, step: int) -> Path | None:
         """Returns the newest checkpoint after at most `step` SGD steps."""
@@ -122,7 +127,7 @@ class RunFolder:
 
     def remove_events(self) -> None:
         """Removes the event files, which a resumed run writes again from its history."""
-        for path in self.path.glob(PATTERN):
+        for path in self.path.glob(f"{EVENT_FILE}.*"):
             with suppress(OSError):
                 path.unlink()
 

@@ -8,14 +8,13 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from lit_mnist.record.atomic import read_regular, write_atomically
 
-RESULT_FORMAT: Final = 2  # 1: written by version 1.0
 RULE_VERSION = 2  # of `judge`; results of another version are judged again when they are read
 
 Outcome = Literal["trained", "learning", "collapsed", "diverged"]
@@ -67,8 +66,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known about a finished run.
 
     Attributes:
-        format: 1 where version 1.0 wrote it, else 2.
-        name: The configuration's name.
         outcome: How the run ended, by version `outcome_rule` of `judge`; reason: why, unless it trained.
         command: The line that runs it again.
         hyperparameters: Flat and plain: lr, batch_size, hidden, image_shape, classes, engine, dataset, train_size, ...
@@ -85,7 +82,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         instruments: "measurements": what was measured at a few moments, each by name, with its epoch and SGD step.
     """
 
-    format: Literal[1, 2] = RESULT_FORMAT
+    format: Literal[1, 2] = 2  # 1: written by version 1.0
     name: Word
     outcome: Outcome
     outcome_rule: Count = 1
@@ -122,9 +119,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         """Checks what types cannot say."""
         if not _is_plain(self.hyperparameters, DEEPEST):
             raise ValueError(f"hyperparameters: a number is too large, or values are nested more than {DEEPEST} deep")
-        settings: dict[str, Any] = OPTIONAL | self.hyperparameters
         for key, (low, most) in BOUNDS.items():
-            value = settings.get(key, 0)
+            value = self.hyperparameters.get(key, OPTIONAL.get(key, 0))
             if type(value) not in ((int, float) if key == "lr" else (int,)) or not low < value <= most:
                 raise ValueError(f"hyperparameters: {key} must be a number above {low} and at most {most:g}, not {value!s:.40}")
         if (self.outcome == "diverged") != (self.diverged is not None):
@@ -183,10 +179,9 @@ def judge(train_loss_by_epoch: Sequence[float], classes: int = 10) -> tuple[Outc
     if final >= NEAR_GUESSING * start:
         steadily = all(later < earlier for earlier, later in zip(before, train_loss_by_epoch[1:], strict=True))
         exploded = max(train_loss_by_epoch) >= (1 + ROSE) * start
-        is_old = len(train_loss_by_epoch) >= SEVERAL_EPOCHS or exploded
-        if is_old and (exploded or not steadily) and fall < BARELY_FELL * start:
-            told = f"no better than guessing ({start:.3f}), and was not falling"
-            return "collapsed", f"the training loss ended at {final:.3f}, {told}"
+        if (exploded or (len(train_loss_by_epoch) >= SEVERAL_EPOCHS and not steadily)) and fall < BARELY_FELL * start:
+            reason = f"the training loss ended at {final:.3f}, no better than guessing ({start:.3f}), and was not falling"
+            return "collapsed", reason
         return "learning", f"the training loss had only begun to fall ({final:.3f}; guessing is {start:.3f})"
     if fall > FELL * start:
         return "learning", f"the training loss was still falling, by {fall:.3f} in the last epoch"

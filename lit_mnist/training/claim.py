@@ -3,17 +3,16 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-from lit_mnist.record.checkpoint import find_checkpoint
+from lit_mnist.record.checkpoint import mapping_in, whole_checkpoints
 from lit_mnist.record.folder import Config, RunFolder, claim_run_folder
 
 LOGS = Path("logs")
 
 
-def claim(name: str, config: Config, run_dir: str, ckpt_path: str | None, leaving: ExitStack) -> list[str | None]:
+def claim(config: Config, run_dir: str, ckpt_path: str | None, leaving: ExitStack) -> list[str | None]:
     """Locks the folder to work in until `leaving`, and finds the checkpoint to begin with.
 
     Args:
-        name: Name of the configuration.
         config: The resolved configuration, by which its unfinished run is recognised.
         run_dir: Folder asked for; empty: the run's own unfinished one, or the next free one below `logs/`.
         ckpt_path: Run folder or checkpoint asked for, or "last".
@@ -25,15 +24,26 @@ def claim(name: str, config: Config, run_dir: str, ckpt_path: str | None, leavin
     Raises:
         ValueError: The folder belongs to another process, a finished run or something else; or there is no such checkpoint.
     """
-    given = None if ckpt_path in (None, "last") else find_checkpoint(Path(str(ckpt_path)))
-    named = run_dir or _folder_to_resume(ckpt_path, LOGS / name)
-    folder = _lock(named) if named else claim_run_folder(LOGS / name, config)
+    start = None if ckpt_path in (None, "last") else _find_start(Path(str(ckpt_path)))
+    parent = LOGS / config["name"]
+    named = run_dir or _folder_to_resume(ckpt_path, parent)
+    folder = _lock(named) if named else claim_run_folder(parent, config)
     leaving.callback(folder.unlock)
-    start = given
-    elsewhere = given is None or given.parent.parent.resolve() != folder.path.resolve()
+    elsewhere = start is None or start.parent.parent.resolve() != folder.path.resolve()
     if elsewhere and folder.checkpoints:  # the same command resumes from where it has got to, not from where it began
-        start = find_checkpoint(folder.path)
+        start = _find_start(folder.path)
     return [str(folder.path), str(start) if start else None]
+
+
+def _find_start(run_or_file: Path) -> Path | None:
+    """Finds the newest whole checkpoint at which the run was not over; None if it was over after its first epoch.
+
+    No file ends a run: where a callback had ended it, the last epoch is trained again, and the callback decides again.
+    """
+    for path, saved in whole_checkpoints(run_or_file):
+        if path == run_or_file or not mapping_in(saved, "callbacks", "Recorder", "history").get("stopped"):
+            return path
+    return None
 
 
 def _lock(named: str) -> RunFolder:

@@ -1,19 +1,56 @@
-"""The experiment: everything that makes the result of a run, as one flat mapping, kept in its checkpoints and its result.
+"""What every checkpoint keeps of a run: its experiment, its environment and its history.
 
-A run resumes only from a checkpoint of the same experiment. The environment (versions, threads, processor, engine) may change
-the last bits of a result, but not what is measured: a change of it is reported.
+The experiment is everything that makes the result, as one flat mapping, which the result keeps, too. A run resumes only from a
+checkpoint of the same experiment. The environment (versions, threads, processor, engine) may change the last bits of a result,
+but not what is measured: a change of it is reported.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytorch_lightning as pl
 
 from lit_mnist.data import EXPERIMENT, MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.provenance import machine, versions
+from lit_mnist.record.result import Count, Fraction, Number, Text, Word
 
+CHECKPOINT_FORMAT = 2  # 1: version 1.0, which resumed within epochs
 LIMITS = ("max_epochs", "max_steps")  # a run may be made longer, but not shorter than it is
+
+
+def now() -> str:
+    """Returns the time in UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class History(msgspec.Struct, kw_only=True):
+    """The run so far. Fields are those of `Result` and `Times` by the same names, and two that only a resumed run needs."""
+
+    train_loss_by_epoch: list[Number] = []
+    train_loss_by_block: list[tuple[Count, Number]] = []
+    test_accuracy_by_epoch: list[Fraction] = []
+    val_loss_by_epoch: list[Number | None] = []
+    val_accuracy_by_epoch: list[Fraction | None] = []
+    train_seconds_by_epoch: list[Number] = []
+    ended: list[Number] = []  # UNIX time of the end of each epoch
+    seconds: Number = 0.0  # of the processes before this one
+    started: Word = msgspec.field(default_factory=now)
+    resumed: Count = 0
+    stopped: Text = ""
+    changes: list[Text] = []
+
+
+class SavedRun(msgspec.Struct):
+    """The Recorder's part of a checkpoint."""
+
+    format: int
+    history: History
+    experiment: dict[str, str | int | float | bool | list[str | int | float] | None]
+    environment: dict[str, str | int]
+    random_state: dict[str, Any]  # torch's, by kind of device
 
 
 def describe_experiment(model: LitMLP, data: MNISTDataModule, trainer: pl.Trainer, callbacks: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lit_mnist.record.atomic import write_atomically
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.provenance import commit, machine, versions, weights_sha256
 from lit_mnist.record.result import RULE_VERSION, Outcome, Place, Result, Times, judge, write_result
-from lit_mnist.training.history import now
+from lit_mnist.training.experiment import now
 from lit_mnist.training.progress import format_metric
 from lit_mnist.training.recorder import Diverged, Recorder, evaluate, measurements
 
@@ -23,7 +23,6 @@ MEASURED = ("final_train_loss", "train_accuracy", "test_accuracy", "test_loss", 
 
 
 def finish(
-    name: str,
     command: str,
     trainer: pl.Trainer,
     model: LitMLP,
@@ -36,7 +35,7 @@ def finish(
     Every process of the run must call this; only the first writes, and returns the result.
 
     Args:
-        name, command: The configuration, and the line that does the run again.
+        command: The line that does the run again.
         trainer, model, data, recorder: At the end of training.
         diverged: Where the loss stopped being finite, if it did: then there is nothing to measure.
     """
@@ -46,7 +45,7 @@ def finish(
         measured = dict.fromkeys(MEASURED)
     if not trainer.is_global_zero:
         return None
-    result = _result(name, command, trainer, recorder, diverged, measured)
+    result = _result(command, trainer, recorder, diverged, measured)
     _log(result, trainer, recorder)
     _draw(result, recorder)
     write_result(recorder.folder.result_path, result)
@@ -68,7 +67,7 @@ def _measure(trainer: pl.Trainer, model: LitMLP, data: MNISTDataModule, recorder
 
 
 def _result(
-    name: str, command: str, trainer: pl.Trainer, recorder: Recorder, diverged: Diverged | None, measured: dict[str, Any]
+    command: str, trainer: pl.Trainer, recorder: Recorder, diverged: Diverged | None, measured: dict[str, Any]
 ) -> Result:
     history, experiment, environment = recorder.history, recorder.experiment, recorder.environment
     outcome: Outcome
@@ -79,7 +78,7 @@ def _result(
         loss if loss is not None and math.isfinite(loss) else None for loss in past["val_loss_by_epoch"]
     ]
     return Result(
-        name=name,
+        name=recorder.config["name"],
         outcome=outcome,
         outcome_rule=RULE_VERSION,
         reason=reason,
@@ -141,4 +140,4 @@ def _table(result: Result, recorder: Recorder) -> str:
     }
     rows += [(name, format_metric(name, value)) for name, value in values.items() if value is not None]
     rows += [("seconds", f"{result.times.seconds:.1f}"), ("record", str(recorder.folder.path))]
-    return "\n".join(f"{name:>19}  {one_line(value)}" for name, value in rows)  # a resumed run has its reason from a file
+    return "\n".join(f"{name:>19}  {one_line(value)}" for name, value in rows)

@@ -16,8 +16,8 @@ from lit_mnist.datasets.loaders import Batch
 from lit_mnist.engines.blocks import IMAGES_PER_BLOCK
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.events import EventFile
-from lit_mnist.record.folder import RunFolder
-from lit_mnist.training.history import CHECKPOINT_FORMAT, History
+from lit_mnist.record.folder import Config, RunFolder
+from lit_mnist.training.experiment import CHECKPOINT_FORMAT, History
 from lit_mnist.training.processes import group_gradients
 from lit_mnist.training.progress import EpochProgress
 from lit_mnist.training.signals import stop_on_signals
@@ -42,29 +42,19 @@ class Recorder(Checkpoint):
 
     Args:
         folder: The run folder.
-        threads: CPU threads of the run.
-        test_every_epoch: Measure test accuracy after every epoch; nothing is ever selected on it.
-        writes_events: Write TensorBoard event files.
-        progress: Shows each epoch.
+        config: Resolved configuration of the run.
 
     Attributes:
         experiment, environment: See `lit_mnist.training.experiment`; to be set before training starts.
         events: TensorBoard's event file, in the process that writes it.
+        progress: Shows each epoch.
     """
 
     works_in_blocks = True
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        threads: int,
-        test_every_epoch: bool,
-        writes_events: bool,
-        progress: EpochProgress | None,
-    ) -> None:
-        self.folder, self.threads = folder, threads
-        self.test_every_epoch, self.writes_events = test_every_epoch, writes_events
-        self.progress = progress
+    def __init__(self, folder: RunFolder, config: Config) -> None:
+        self.folder, self.config = folder, config
+        self.progress = EpochProgress() if config["trainer"]["enable_progress_bar"] is not False else None
         self.experiment: dict[str, Any] = {}
         self.environment: dict[str, Any] = {}
         self.history = History()
@@ -100,9 +90,8 @@ class Recorder(Checkpoint):
         return self.history.seconds + time.monotonic() - self._began
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        torch.set_num_threads(self.threads)  # which ddp has changed
-        trainer.should_stop = bool(self.history.stopped)
-        if trainer.is_global_zero and self.writes_events:
+        torch.set_num_threads(self.config["threads"])  # which ddp has changed
+        if trainer.is_global_zero and self.config["trainer"]["logger"] is not False:
             self._begin_events(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -170,6 +159,8 @@ class Recorder(Checkpoint):
         history.train_loss_by_epoch.append(measured["loss"])
         history.train_seconds_by_epoch.append(seconds)
         history.ended.append(time.time())
+        # asked for before min_epochs, it is asked again after the next epoch, as in a run that resumes there
+        trainer.should_stop &= epoch + 1 >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
         # `EarlyStopping` and `StopCollapsed` have a reason
         reasons = (getattr(each, "stopping_reason_message", "") for each in trainer.callbacks)  # type: ignore[attr-defined]
         history.stopped = next(filter(None, reasons), "by a callback") if trainer.should_stop else ""
@@ -177,7 +168,7 @@ class Recorder(Checkpoint):
             measured["val loss"] = history.val_loss_by_epoch[-1] or 0.0
             measured["val accuracy"] = history.val_accuracy_by_epoch[-1] or 0.0
         is_whole = trainer.global_step % self.experiment["steps_per_epoch"] == 0  # else max_steps ends the run here
-        if self.test_every_epoch and is_whole:
+        if self.config["test_every_epoch"] and is_whole:
             data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined] # set by a connector
             _, measured["test accuracy"] = evaluate(trainer, pl_module, data.test_dataloader())
             history.test_accuracy_by_epoch.append(measured["test accuracy"])

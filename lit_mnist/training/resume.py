@@ -10,6 +10,7 @@ import msgspec
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+from pytorch_lightning.callbacks import EarlyStopping
 
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.atomic import write_atomically
@@ -18,8 +19,13 @@ from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.provenance import versions
 from lit_mnist.record.result import calm_until
-from lit_mnist.training.experiment import environment_changes, refuse_other_experiment
-from lit_mnist.training.history import CHECKPOINT_FORMAT, History, SavedRun
+from lit_mnist.training.experiment import (
+    CHECKPOINT_FORMAT,
+    History,
+    SavedRun,
+    environment_changes,
+    refuse_other_experiment,
+)
 from lit_mnist.training.processes import is_first
 from lit_mnist.training.recorder import Recorder
 
@@ -43,15 +49,11 @@ def read_start(path: Path, trainer: pl.Trainer, model: LitMLP, recorder: Recorde
     """
     name = one_line(str(path))
     checkpoint = read_checkpoint(path)
-    try:
-        saved = checkpoint["callbacks"]["Recorder"]
-        if saved["format"] != CHECKPOINT_FORMAT:
-            raise ValueError(f"{name} has format {saved['format']}, not {CHECKPOINT_FORMAT}; train the run again.")
-        run, steps = msgspec.convert(saved, SavedRun), msgspec.convert(checkpoint["global_step"], int)
-    except (KeyError, TypeError, msgspec.ValidationError):
-        raise ValueError(f"{name} was not saved by fit, so that there is no run to resume; name a run folder.") from None
+    run, steps = _saved_run(name, checkpoint)
     epochs = len(run.history.train_loss_by_epoch)
     refuse_other_experiment(recorder.experiment, run.experiment, epochs, steps)
+    if run.history.stopped:  # else a file could end a run
+        raise ValueError(f"{name} was saved as a callback ended the run; name its run folder, or the checkpoint before it.")
     _check_position(name, run.history, steps, recorder.experiment)
     _check_states(name, checkpoint, trainer, model, run.random_state)
     _set_position(trainer, epochs, steps)
@@ -69,6 +71,17 @@ def read_start(path: Path, trainer: pl.Trainer, model: LitMLP, recorder: Recorde
     }
 
 
+def _saved_run(name: str, checkpoint: dict[str, Any]) -> tuple[SavedRun, int]:
+    """Returns the Recorder's part of a checkpoint, and the number of SGD steps."""
+    try:
+        saved = checkpoint["callbacks"]["Recorder"]
+        if saved["format"] != CHECKPOINT_FORMAT:
+            raise ValueError(f"{name} has format {saved['format']}, not {CHECKPOINT_FORMAT}; train the run again.")
+        return msgspec.convert(saved, SavedRun), msgspec.convert(checkpoint["global_step"], int)
+    except (KeyError, TypeError, msgspec.ValidationError):
+        raise ValueError(f"{name} was not saved by fit, so that there is no run to resume; name a run folder.") from None
+
+
 def _check_position(name: str, history: History, steps: int, experiment: dict[str, Any]) -> None:
     epochs, limit = len(history.train_loss_by_epoch), experiment["max_steps"]
     expected = epochs * experiment["steps_per_epoch"]
@@ -84,18 +97,18 @@ def _check_position(name: str, history: History, steps: int, experiment: dict[st
             raise ValueError(
                 f"{name} has {count} epochs in its {part}, but {epochs} in its train_loss_by_epoch; it was altered."
             )
-    if not all(0 < step <= steps for step, _ in history.train_loss_by_block):
-        raise ValueError(f"{name} has losses of steps that it has not made in its train_loss_by_block; it was altered.")
+    made = [step for step, _ in history.train_loss_by_block]
+    if made != sorted(set(made)) or made[-1:] != [steps] or made[0] < 1:
+        raise ValueError(f"{name} has losses of other steps than it has made in its train_loss_by_block; it was altered.")
 
 
 def _check_states(name: str, checkpoint: dict[str, Any], trainer: pl.Trainer, model: LitMLP, random: dict[str, Any]) -> None:
     """Refuses weights that do not fit the network or are not finite, and states that callbacks and generators cannot take."""
-    ours, theirs = model.state_dict(), checkpoint["state_dict"]
-    if {key: value.shape for key, value in ours.items()} != {
-        key: getattr(value, "shape", None) for key, value in theirs.items()
-    }:
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    weights = checkpoint["state_dict"]
+    if shapes != {key: getattr(value, "shape", None) for key, value in weights.items()}:
         raise ValueError(f"{name} holds a network other than this run's.")
-    if not all(value.is_floating_point() and value.isfinite().all() for value in theirs.values()):
+    if not all(value.is_floating_point() and value.isfinite().all() for value in weights.values()):
         raise ValueError(f"{name} holds weights that are not finite floating-point numbers; it cannot be used.")
     part = "the random state"
     try:
@@ -104,6 +117,8 @@ def _check_states(name: str, checkpoint: dict[str, Any], trainer: pl.Trainer, mo
             part = type(callback).__name__
             if part != Recorder.__name__ and (state := checkpoint["callbacks"].get(callback.state_key)):
                 copy.deepcopy(callback).load_state_dict(copy.deepcopy(state))
+                if isinstance(callback, EarlyStopping):
+                    state["patience"] = callback.patience  # a setting, which no file gives
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         raise ValueError(f"{name}: what it says of {part} cannot be used; it was altered.") from None
 

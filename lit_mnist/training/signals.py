@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_stack
 from types import FrameType
 
 # SIGUSR1 is how clusters announce the end of a job; Lightning's own handler would write a checkpoint into the working folder.
@@ -49,7 +50,7 @@ def stop_on_signals() -> None:
 
     def handle(signal_number: int, frame: FrameType | None) -> None:
         nonlocal first
-        if first or _is_importing(frame):
+        if first or any(each.f_code.co_filename.startswith("<frozen importlib") for each, _ in walk_stack(frame)):
             os._exit(128 + (first or signal_number))
         first = signal_number
         raise Stopped(signal_number)
@@ -57,14 +58,6 @@ def stop_on_signals() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):  # nohup ignores SIGHUP
             signal.signal(number, handle)
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def end_with_parent(parent: int) -> None:

@@ -1,16 +1,19 @@
 """One run from its options to its result: claim a folder, train or resume, measure, finish the record."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.loggers import Logger
 
+import lit_mnist
 from lit_mnist.data import MNISTDataModule
-from lit_mnist.engines.blocks import EngineName, in_blocks, why_single_steps
+from lit_mnist.engines.blocks import in_blocks, why_single_steps
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.folder import Config, RunFolder
 from lit_mnist.record.result import Result
@@ -18,7 +21,6 @@ from lit_mnist.training.claim import claim
 from lit_mnist.training.experiment import describe_environment, describe_experiment
 from lit_mnist.training.finish import finish
 from lit_mnist.training.processes import check_strategy, in_first, is_first, leave_group
-from lit_mnist.training.progress import EpochProgress
 from lit_mnist.training.recorder import Diverged, Recorder
 from lit_mnist.training.resume import RunCheckpointIO, read_start
 
@@ -28,29 +30,20 @@ class RunOptions:
     """What a run is made of, as the command line or Python gives it.
 
     Attributes:
-        name: Name of the configuration.
         config: Resolved configuration, as plain values.
         command: A command line that does the run again.
         data: Not yet set up.
-        make_model: Makes the module for images of a shape and a number of classes.
-        make_trainer: Makes the Trainer; its keywords are added to the configured ones, lists to lists.
+        trainer: Keywords of the Trainer; callbacks, loggers and plugins are objects.
         run_dir: Run folder asked for; empty: one below `logs/`.
         ckpt_path: What to resume from: a run folder, a checkpoint file, or "last"; None: what the folder holds.
     """
 
-    name: str
     config: Config
     command: str
     data: MNISTDataModule
-    make_model: Callable[[tuple[int, ...], int], LitMLP]
-    make_trainer: Callable[..., pl.Trainer]
+    trainer: Mapping[str, Any]
     run_dir: str
     ckpt_path: str | None
-    threads: int
-    engine: EngineName
-    steps_per_block: int
-    test_every_epoch: bool
-    instruments: bool
 
 
 def train(options: RunOptions) -> tuple[Path, Result] | None:
@@ -62,17 +55,20 @@ def train(options: RunOptions) -> tuple[Path, Result] | None:
     Raises:
         ValueError: The run cannot be what was asked for; nothing is left behind that was not there before.
     """
-    options.data.prepare_data()
-    options.data.setup()
-    model = options.make_model(options.data.data.image_shape, len(options.data.data.classes))
-    with ExitStack() as leaving, _threads(options.threads):
-        if options.config["trainer"]["fast_dev_run"]:
+    config, data = options.config, options.data
+    data.prepare_data()
+    data.setup()
+    known = {"image_shape": data.data.image_shape, "classes": len(data.data.classes), "seed": config["seed_everything"]}
+    model = LitMLP(**config["model"] | known)
+    with ExitStack() as leaving, _threads(config["threads"]):
+        if config["trainer"]["fast_dev_run"]:
             with _as_value_error():
-                options.make_trainer().fit(model, datamodule=options.data)
+                make_trainer(options.trainer).fit(model, datamodule=data)
             return None
         leaving.callback(leave_group)
-        asked = options.name, options.config, options.run_dir, options.ckpt_path
-        path, start = in_first(lambda: claim(*asked, leaving), options.config["trainer"]["devices"])
+        path, start = in_first(
+            lambda: claim(config, options.run_dir, options.ckpt_path, leaving), devices=config["trainer"]["devices"]
+        )
         result = _run(options, model, RunFolder(Path(path)), start and Path(start))
         return (Path(path), result) if result is not None else None
 
@@ -89,24 +85,29 @@ def _threads(count: int) -> Iterator[None]:
 
 def _run(options: RunOptions, model: LitMLP, folder: RunFolder, start: Path | None) -> Result | None:
     """Trains in a folder that is claimed, from a checkpoint or from the beginning."""
-    first, recorder, checkpoint_io = is_first(), _recorder(options, folder), RunCheckpointIO(folder)
-    trainer = _trainer(options, recorder, checkpoint_io)
-    _choose_steps(options, model, trainer)
-    recorder.experiment = describe_experiment(model, options.data, trainer, options.config["trainer"]["callbacks"])
-    recorder.environment = describe_environment(trainer, options.threads, options.engine)
+    config, recorder, checkpoint_io = options.config, Recorder(folder, options.config), RunCheckpointIO(folder)
+    with _as_value_error():
+        callbacks: list[pl.Callback] = [recorder, recorder.progress] if recorder.progress else [recorder]
+        if config["instruments"]:
+            callbacks.insert(0, lit_mnist.Instruments())
+        trainer = make_trainer(options.trainer, callbacks, plugins=[checkpoint_io], default_root_dir=folder.path)
+    check_strategy(trainer)
+    _choose_steps(config, model, trainer)
+    recorder.experiment = describe_experiment(model, options.data, trainer, config["trainer"]["callbacks"])
+    recorder.environment = describe_environment(trainer, config["threads"], config["engine"])
     checkpoints_before, config_before = folder.checkpoints, folder.config
     try:
         if start is not None:
             checkpoint_io.start = read_start(start, trainer, model, recorder)
-        if first:
-            folder.write_config(options.config)
+        if is_first():
+            folder.write_config(config)
             print(f"the record of this run: {folder.path}", flush=True)
         diverged = _fit(trainer, model, options.data, start)
-        if first:
+        if is_first():
             folder.check_in_place()
-        return finish(options.name, options.command, trainer, model, options.data, recorder, diverged)
+        return finish(options.command, trainer, model, options.data, recorder, diverged)
     except ValueError as mistake:
-        if first and set(folder.checkpoints) <= set(checkpoints_before):  # it got nowhere: leave nothing behind
+        if is_first() and set(folder.checkpoints) <= set(checkpoints_before):  # it got nowhere: leave nothing behind
             folder.clear(config_before)
         raise ValueError(" ".join(str(mistake).split())) from None
     except RuntimeError as failure:
@@ -119,31 +120,40 @@ def _run(options: RunOptions, model: LitMLP, folder: RunFolder, start: Path | No
             recorder.events.close()
 
 
-def _recorder(options: RunOptions, folder: RunFolder) -> Recorder:
-    progress = EpochProgress() if options.config["trainer"]["enable_progress_bar"] is not False else None
-    writes_events = options.config["trainer"]["logger"] is not False
-    return Recorder(folder, options.threads, options.test_every_epoch, writes_events, progress)
+def make_trainer(configured: Mapping[str, Any], callbacks: Sequence[pl.Callback] = (), **more: Any) -> pl.Trainer:
+    """Makes the Trainer as configured, its callbacks and plugins followed by those given.
+
+    Args:
+        configured: Keywords of the Trainer.
+        callbacks: Callbacks to add.
+        more: Keywords that take the place of configured ones; plugins are added.
+    """
+    values = {**configured, **more}
+    values["callbacks"] = [*as_list(configured["callbacks"]), *callbacks]
+    values["plugins"] = [*as_list(configured["plugins"]), *more.get("plugins", [])]
+    # the run's own event files are not written by a logger of Lightning's
+    values["logger"] = [logger for logger in as_list(configured["logger"]) if isinstance(logger, Logger)] or False
+    for logger in values["logger"] or ():
+        try:
+            _ = getattr(logger, "experiment", None)  # one that cannot write is refused before a run has begun
+        except Exception as refusal:  # wandb, MLflow, Comet, ... each raise errors of their own
+            raise ValueError(f"--trainer.logger {type(logger).__name__}: {' '.join(str(refusal).split())}") from None
+    values["enable_checkpointing"] = any(isinstance(each, pl.callbacks.Checkpoint) for each in values["callbacks"])
+    return pl.Trainer(**values)
 
 
-def _trainer(options: RunOptions, recorder: Recorder, checkpoint_io: RunCheckpointIO) -> pl.Trainer:
-    callbacks: list[pl.Callback] = [recorder, *([recorder.progress] if recorder.progress else [])]
-    if options.instruments:
-        from lit_mnist import Instruments
-
-        callbacks.insert(0, Instruments())
-    with _as_value_error():
-        trainer = options.make_trainer(callbacks=callbacks, plugins=[checkpoint_io], default_root_dir=recorder.folder.path)
-    check_strategy(trainer)
-    return trainer
+def as_list(value: Any) -> list[Any]:
+    """Returns the values of an option of the Trainer that may be one, several or None."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _choose_steps(options: RunOptions, model: LitMLP, trainer: pl.Trainer) -> None:
+def _choose_steps(config: Config, model: LitMLP, trainer: pl.Trainer) -> None:
     """Makes the model step in blocks, unless something that was asked for needs single steps."""
-    reason = why_single_steps(model, trainer)
+    reason, engine = why_single_steps(model, trainer), config["engine"]
     if not reason:
-        in_blocks(model, options.engine, options.steps_per_block)
-    elif options.engine != "exact":
-        raise ValueError(f"{reason}, so that --engine {options.engine} cannot be used; use --engine exact.")
+        in_blocks(model, engine, config["steps_per_block"])
+    elif engine != "exact":
+        raise ValueError(f"{reason}, so that --engine {engine} cannot be used; use --engine exact.")
     elif is_first() and trainer.world_size == 1:
         print(f"{reason}: the Trainer makes each step by itself, which takes two to five times as long.", flush=True)
 

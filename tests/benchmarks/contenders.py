@@ -21,8 +21,8 @@ import lit_mnist.datasets
 from lit_mnist import LitMLP, MNISTDataModule
 from lit_mnist.datasets.files import load
 from lit_mnist.datasets.registry import MNIST
+from lit_mnist.engines import Engine, ExactEngine
 from lit_mnist.engines.blocks import IMAGES_PER_BLOCK, in_blocks
-from lit_mnist.engines.exact import Engine, ExactEngine
 from lit_mnist.engines.fast import FastEngine
 from lit_mnist.mlp import MLP
 
