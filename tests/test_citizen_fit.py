@@ -24,7 +24,6 @@ class AsksForNothing(pl.Callback):
 
 
 REFUSED = {
-    "--trainer.callbacks BackboneFinetuning": "BackboneFinetuning needs an attribute `backbone` of the module",
     f"--trainer.callbacks {__name__}.AsksForEncoder": "AsksForEncoder needs an attribute `encoder` of the module",
     "--trainer.callbacks LearningRateMonitor": "add --trainer.logger CSVLogger",
     "--trainer.callbacks DeviceStatsMonitor": "add --trainer.logger CSVLogger",

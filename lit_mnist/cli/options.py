@@ -30,6 +30,7 @@ DEFAULT_SEED = 1
 # meet so often that they lose wherever other processes want their cores.
 ONE_THREAD_BELOW = 64  # images per mini-batch
 NOT_PLAIN_SGD = (
+    pl.callbacks.BaseFinetuning,
     pl.callbacks.BatchSizeFinder,
     pl.callbacks.GradientAccumulationScheduler,
     pl.callbacks.LearningRateFinder,
@@ -37,6 +38,10 @@ NOT_PLAIN_SGD = (
     pl.callbacks.StochasticWeightAveraging,
     pl.callbacks.WeightAveraging,
 )
+REFUSED_CALLBACKS = dict.fromkeys(NOT_PLAIN_SGD, PLAIN_SGD) | {
+    pl.callbacks.OnExceptionCheckpoint: REFUSED["enable_checkpointing"],  # and another run would go on from its file
+    pl.callbacks.Timer: REFUSED["max_time"],
+}
 NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 
 
@@ -134,8 +139,9 @@ def run_options(options: list[str]) -> RunOptions:
     except ValueError as mistake:
         raise ValueError(one_sentence(str(mistake), {})) from None
     for callback in _as_list(init.trainer.callbacks):
-        if isinstance(callback, NOT_PLAIN_SGD):
-            raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {PLAIN_SGD}.")
+        for kind, reason in REFUSED_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {reason}.")
 
     def make_model(image_shape: tuple[int, ...], classes: int) -> LitMLP:
         return LitMLP(**{**config.model.as_dict(), "image_shape": image_shape, "classes": classes})
