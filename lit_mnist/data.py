@@ -190,7 +190,10 @@ class MNISTDataModule(pl.LightningDataModule):
         Raises:
             ValueError: The checkpoint was taken within an epoch, or of a run on other data.
         """
-        if self._has_begun or (self.trainer is not None and self.trainer.state.fn != "fit"):
+        if self.trainer is None:  # `load_from_checkpoint`
+            self.seed = state_dict["seed"] if self._given_seed is None else self._given_seed
+            return
+        if self._has_begun or self.trainer.state.fn != "fit":
             return  # Lightning's tuners go back to where they began; a trained network may be tested on anything
         if state_dict["batches_into_epoch"]:
             raise ValueError(

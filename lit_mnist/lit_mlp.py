@@ -61,16 +61,12 @@ class LitMLP(pl.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes logits (N, classes) of images as `MLP.forward` takes them."""
-        return cast(Tensor, self.mlp(images))
+        logits: Tensor = self.mlp(images)
+        return logits
 
     def batch_loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Computes what SGD minimises, the mean cross-entropy of a mini-batch in nats; override it for another loss."""
         return F.cross_entropy(self(images), labels)
-
-    @property
-    def epoch_loss(self) -> float:
-        """The training loss of the epoch that ended last, in nats."""
-        return float(self.trainer.callback_metrics["train/loss"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
         images, labels = batch

@@ -42,7 +42,8 @@ class MLP(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The floating-point type of the parameters, in which the network computes."""
-        return next(self.parameters()).dtype
+        weight = self.layers[0].weight
+        return weight.dtype if isinstance(weight, Tensor) else torch.float32  # a method, once torch has quantized the layer
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes logits (N, classes), unnormalised log-probabilities.
@@ -54,12 +55,17 @@ class MLP(nn.Module):
         Raises:
             ValueError: The images are integers other than bytes.
         """
-        if images.dtype == torch.uint8:
-            images = images.float() / 255  # in float32, as the data module does, whatever the network computes in
-        elif not images.is_floating_point():
-            raise ValueError(f"images must be floating point in [0, 1] or uint8, not {images.dtype}.")
-        activation = images.to(self.dtype).flatten(1)
-        for layer in self.layers[:-1]:
-            activation = layer(activation).relu()
-        logits: Tensor = self.layers[-1](activation)
-        return logits
+        activation = _in_unit_range(images).to(self.dtype).flatten(1)
+        last = len(self.layers) - 1
+        for depth, layer in enumerate(self.layers):
+            activation = layer(activation) if depth == last else layer(activation).relu()
+        return activation
+
+
+@torch.fx.wrap  # a call in the graph that `symbolic_trace` makes, which could not follow what depends on a dtype
+def _in_unit_range(images: Tensor) -> Tensor:
+    if images.dtype == torch.uint8:
+        return images.float() / 255  # in float32, as the data module does, whatever the network computes in
+    if not images.is_floating_point():
+        raise ValueError(f"images must be floating point in [0, 1] or uint8, not {images.dtype}.")
+    return images

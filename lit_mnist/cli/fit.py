@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_mnist.cli import DIVERGED, DONE, FAILED, as_typed
-from lit_mnist.cli.mistakes import PLAIN_SGD, one_sentence
+from lit_mnist.cli.mistakes import PLAIN_SGD, REFUSED, one_sentence
 from lit_mnist.cli.options import option_parser, parse
 from lit_mnist.record.checkpoint import find_checkpoint, mapping_in
 from lit_mnist.record.folder import RunFolder
@@ -21,6 +21,7 @@ from lit_mnist.training.signals import Stopped
 from lit_mnist.training.train import RunOptions, as_list, train
 
 NOT_PLAIN_SGD = (
+    pl.callbacks.BaseFinetuning,
     pl.callbacks.BatchSizeFinder,
     pl.callbacks.GradientAccumulationScheduler,
     pl.callbacks.LearningRateFinder,
@@ -28,6 +29,10 @@ NOT_PLAIN_SGD = (
     pl.callbacks.StochasticWeightAveraging,
     pl.callbacks.WeightAveraging,
 )
+REFUSED_CALLBACKS = dict.fromkeys(NOT_PLAIN_SGD, PLAIN_SGD) | {
+    pl.callbacks.OnExceptionCheckpoint: REFUSED["enable_checkpointing"],  # and another run would go on from its file
+    pl.callbacks.Timer: REFUSED["max_time"],
+}
 NOT_PART_OF_THE_EXPERIMENT = ("config", "ckpt_path", "run_dir")
 # Taken over from the run that --ckpt_path names, beside those of model and data.
 TAKEN_OVER = (
@@ -74,8 +79,9 @@ def run_options(options: list[str]) -> RunOptions:
     except ValueError as mistake:
         raise ValueError(one_sentence(str(mistake), {})) from None
     for callback in as_list(init.trainer.callbacks):
-        if isinstance(callback, NOT_PLAIN_SGD):
-            raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {PLAIN_SGD}.")
+        for kind, reason in REFUSED_CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise ValueError(f"--trainer.callbacks {type(callback).__name__}: {reason}.")
     plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False, format="yaml"))
     return RunOptions(
         config={name: value for name, value in plain.items() if name not in NOT_PART_OF_THE_EXPERIMENT},

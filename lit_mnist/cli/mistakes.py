@@ -61,18 +61,18 @@ def one_sentence(message: str, defaults: Mapping[str, Any]) -> str:
         message: What the parser says.
         defaults: All its options, such as `model.lr`, with their default values.
     """
-    text = " ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).split())
-    text = text.replace("typing.", "").replace("NoneType", "null")
+    text = _plain_words(message)
     for name, reason in REFUSED.items():
         if re.search(rf"\btrainer\.{name}\b", text):
             return f"--trainer.{name}: {reason}."
     if missing := re.search(r"Requirement '([\w-]+)", text):
         return f"this needs a package that is not installed: pip install {missing[1]}."
-    if not_a_class := re.search(r"path but (\S+) either not accessible or invalid", text):
+    if not_a_class := re.search(r"path but ([^\s\[{]\S*) either not accessible or invalid", text):
         key = re.match(r'Parser key "([^"]+)"', text)
         name = f"--{key[1]} " if key else ""
         known = "CSVLogger" if "trainer.logger" in name else "EarlyStopping"
         return f"{name}{not_a_class[1]}: there is no such class; write one of Lightning's, such as {known}, or module.Class."
+    text = _plain_words(_innermost(message))
     return _not_an_option(text, defaults) or _not_a_value(text, defaults)
 
 
@@ -96,8 +96,6 @@ def _not_a_value(text: str, defaults: Mapping[str, Any]) -> str:
     expected = list(dict.fromkeys(re.findall(r"[Ee]xpected an? ([\w\[\]', -]+?)(?:\.| - | Given|$)", text)))
     value = re.search(r"(?:Given|Got) value: ?(.*?)\.?$", text)
     name = f"--{option}: " if option else ""
-    if value and (made := re.match(r"Namespace\(class_path='(?:\w+\.)*(\w+)', init_args=Namespace\((\w+)=None", value[1])):
-        return f"{name}{made[1]} needs options of its own; add --{option}.{made[2]}."
     if option == "model.hidden":
         text = "write the widths of the layers as 512,256"
     elif expected and value:
@@ -106,6 +104,30 @@ def _not_a_value(text: str, defaults: Mapping[str, Any]) -> str:
         default = f" (default: {_plain(defaults, option)})" if option in defaults else ""
         text = f"expected {kinds}{default}, not {value[1] or 'nothing'}{several}"
     return (name + text).rstrip(".") + "."
+
+
+def _plain_words(message: str) -> str:
+    text = " ".join(re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", message).split())
+    return text.replace("typing.", "").replace("NoneType", "null")
+
+
+def _innermost(message: str) -> str:
+    """Returns what a message about an object with options of its own, such as a callback, says of one of these options."""
+    head, _, errors = message.partition("Errors:\n")
+    indent = " " * (len(errors) - len(errors.lstrip()))
+    alternatives = errors.partition(f"\n{indent[2:]}Given value type")[0].removeprefix(f"{indent}- ").split(f"\n{indent}- ")
+    reasons = [each for each in alternatives if each and not each.startswith(("Expected a", "Not a valid subclass"))]
+    if not reasons:
+        return message
+    owner = re.match(r'Parser key "([\w.]+)"', head)
+    option = f"{owner[1]}." if owner else ""
+    if re.match(r"Option '|Parser key \"", reasons[0]):
+        return re.sub(r"(Option '|Parser key \")", rf"\1{option}", reasons[0], count=1)
+    made = re.search(r"class_path'?[=:] ?'(?:\w+\.)*(\w+)'", errors)
+    name = f"--{owner[1]} {made[1]}" if owner and made else made[1] if made else option
+    if missing := re.search(r"required: (\w+)|[Kk]ey \"(\w+)\" is required", reasons[0]):
+        return f"{name} needs options of its own; add --{option}{missing[1] or missing[2]}."
+    return f"{name}: {reasons[0]}"
 
 
 def _plain(defaults: Mapping[str, Any], option: str) -> str:
@@ -118,6 +140,8 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     meant = MEANT.get(name, MEANT.get(name.rpartition(".")[2], ""))
     if meant.startswith(" "):
         return meant
+    if (owner := name.rpartition(".")[0]) in names:
+        return f" see --{owner}.help CLASS for those of a class."
     by_end = {known.rpartition(".")[2]: known for known in names}
     close = difflib.get_close_matches(name, by_end.values(), 1, CLOSE) or [
         by_end[end] for end in difflib.get_close_matches(name.rpartition(".")[2], by_end, 1, CLOSE)

@@ -39,6 +39,7 @@ MODULE_HOOKS = (
     "configure_gradient_clipping",
     "lr_scheduler_step",
 )
+PLUGIN_HOOKS = ("pre_backward", "backward", "post_backward", "optimizer_step", "clip_gradients")  # of a precision or strategy
 CHANGE_STEPS = (
     callbacks.GradientAccumulationScheduler,
     callbacks.LearningRateFinder,
@@ -53,7 +54,7 @@ def in_blocks(module: Model, engine: EngineName = "exact", steps_per_block: int 
 
     Args:
         module: A `LitMLP` or a subclass that overrides nothing that happens at a single SGD step. It is changed in place.
-        engine: exact: the bits of a plain PyTorch loop. fast: rounded differently, CPU only.
+        engine: exact: the bits of a plain PyTorch loop. fast: rounded differently, CPU only, leaves no `grad` behind.
         steps_per_block: SGD steps per `training_step`; 0: as many as 4,096 images hold.
 
     Returns:
@@ -127,10 +128,13 @@ class _BlockStepping(LitMLP):
         plain = torch.optim.SGD(self.mlp.parameters(), lr=groups[0]["lr"], fused=groups[0].get("fused")).param_groups
         if type(optimizer) is not torch.optim.SGD or _comparable(groups) != _comparable(plain):
             raise ValueError("engine fast replaces plain SGD only, but this module configures another optimizer; use exact.")
-        if type(self).batch_loss is not LitMLP.batch_loss or type(self).forward is not LitMLP.forward:
-            raise ValueError("engine fast minimises cross-entropy only, but this module has another batch_loss; use exact.")
-        from lit_mnist.engines.fast import FastEngine
+        attributes = {} if "training_step" in vars(self) else vars(self)  # torch.compile sets forward, too
+        for name in ("batch_loss", "forward"):
+            if name in attributes or getattr(type(self), name) is not getattr(LitMLP, name):
+                raise ValueError(f"engine fast minimises cross-entropy only, but this module has another {name}; use exact.")
+        from lit_mnist.engines.fast import FastEngine, refuse_hooks
 
+        refuse_hooks(self, optimizer, *self.mlp.modules(), *self.mlp.parameters())
         return FastEngine(self.mlp, groups[0]["lr"], torch.get_num_threads())
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -139,11 +143,13 @@ class _BlockStepping(LitMLP):
         size = loader.batch_size if isinstance(loader, EpochLoader) else len(labels)
         if limit >= 0:
             images, labels = images[: (limit - step) * size], labels[: (limit - step) * size]
-        losses = self.engine.steps(images.to(self.mlp.dtype), labels, size)
-        _count_steps(self.trainer, len(losses))
+        # step by step, because a hook on a parameter may ask for the number; an engine without the optimizer at once
+        with self.trainer.optimizers[0].register_step_post_hook(lambda *_: _count_steps(self.trainer, 1)):
+            losses = self.engine.steps(images.to(self.mlp.dtype), labels, size)
+        _count_steps(self.trainer, step + len(losses) - self.trainer.global_step)
         mean = losses.mean(dtype=torch.promote_types(losses.dtype, torch.float32))
         self.log("train/loss_step", mean, prog_bar=True)
-        self.log("train/loss", mean, on_step=False, on_epoch=True, batch_size=len(losses))
+        self.log("train/loss", mean, on_step=False, on_epoch=True, batch_size=len(losses), sync_dist=True)
         self._log_position()
         return {"loss": mean, "losses": losses}
 
@@ -163,7 +169,8 @@ class _BlockStepping(LitMLP):
 
     def _log_position(self) -> None:
         # the x that loggers use, which would otherwise count blocks; beside a "step" the Trainer adds no epoch of its own
-        self.log_dict({"step": float(self.trainer.global_step), "epoch": float(self.trainer.current_epoch)})
+        position = {"step": float(self.trainer.global_step), "epoch": float(self.trainer.current_epoch)}
+        self.log_dict(position, sync_dist=True)  # under ddp with one device Lightning would warn otherwise
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -217,12 +224,17 @@ def why_single_steps(module: LitMLP, trainer: pl.Trainer) -> str:
         (module, own, LitMLP, MODULE_HOOKS),
         (connected.datamodule, type(connected.datamodule), pl.LightningDataModule, DATA_HOOKS),
         *((one, type(one), pl.Callback, CALLBACK_HOOKS) for one in connected.callbacks if not _works_in_blocks(one)),
+        *((one, type(one), _of_lightning(one), PLUGIN_HOOKS) for one in (trainer.strategy, trainer.precision_plugin)),
     ):
         attributes = getattr(owner, "__dict__", {}).keys() - {"training_step"}  # which torch.compile sets
         for hook in hooks:
-            if hook in attributes or getattr(kind, hook, None) not in (None, getattr(base, hook)):
+            if hook in attributes or getattr(kind, hook, None) not in (None, getattr(base, hook, None)):
                 return f"{kind.__name__}.{hook} is called at every SGD step"
     return ""
+
+
+def _of_lightning(plugin: object) -> type:
+    return next(kind for kind in type(plugin).__mro__ if kind.__module__.startswith("pytorch_lightning"))
 
 
 def _works_in_blocks(callback: pl.Callback) -> bool:

@@ -10,6 +10,17 @@ from torch.nn import functional as F
 from lit_mnist.engines.loops import HAS_NUMBA, VECTOR, compiled_steps
 from lit_mnist.mlp import MLP
 
+# Where torch keeps what is registered on a module, a parameter or an optimizer: there is no public way to ask.
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_post_accumulate_grad_hooks",
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+)
+
 
 class FastEngine:
     """Trains an `MLP` on a CPU in place by plain SGD on the mean cross-entropy, like autograd and `torch.optim.SGD`.
@@ -73,6 +84,16 @@ class FastEngine:
         if abs(loss - expected) > 1e-3 * max(1, expected):
             raise ValueError("engine fast: the network computes more than its layers and ReLU; use --engine exact.")
         self._is_compared = True
+
+
+def refuse_hooks(*owners: nn.Module | nn.Parameter | torch.optim.Optimizer) -> None:
+    """Raises ValueError if something is registered that torch would call at every step, and the fast engine would not."""
+    for owner in owners:
+        if any(getattr(owner, hooks, None) for hooks in HOOKS) or "step" in vars(owner):  # replaced, in an optimizer
+            kind = type(owner).__name__
+            raise ValueError(
+                f"engine fast: the hook that is registered on this {kind} would not be called; use --engine exact."
+            )
 
 
 def _whole(width: int) -> int:

@@ -1,5 +1,6 @@
 """One run from its options to its result: claim a folder, train or resume, measure, finish the record."""
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -176,7 +177,18 @@ def _as_value_error() -> Iterator[None]:
     except (MisconfigurationException, ImportError, TypeError) as mistake:
         refusal = " ".join(str(mistake).split()).rstrip(".!")
         hint = "; leave out --trainer.accelerator to train on the CPU" if "backend found" in refusal else ""
+        if "no logger" in refusal or "logger=False" in refusal:
+            hint = "; add --trainer.logger CSVLogger, because the run's own TensorBoard curves are none of Lightning's loggers"
         raise ValueError(f"the Trainer refuses: {refusal}{hint}.") from None
+    except AttributeError as mistake:
+        if not isinstance(mistake.obj, LitMLP):
+            raise
+        callers = (frame.f_locals.get("self") for frame, _ in traceback.walk_tb(mistake.__traceback__))
+        caller = next((type(one).__name__ for one in callers if isinstance(one, pl.Callback)), "a plugin")
+        raise ValueError(
+            f"{caller} needs an attribute `{mistake.name}` of the module, which LitMLP does not have; leave it out, "
+            "or use it in your own Trainer with a subclass of LitMLP that has one."
+        ) from None
     except RuntimeError as mistake:
         if "conditioned on metric" not in str(mistake):  # what EarlyStopping says of a metric that nobody logs
             raise
