@@ -1,11 +1,12 @@
 """The command `explain`: replays a failed run up to its failure and measures it, or tests what limits a run that trained."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from lit_mnist.cli import DONE, Parser
-from lit_mnist.record.atomic import write_atomically
+from lit_mnist.record.atomic import beginning, write_atomically
 
 MARK = "made by lit_mnist explain"  # in every page: a file that does not hold it is never overwritten
 
@@ -42,8 +43,5 @@ def main(arguments: list[str]) -> int:
 
 
 def _check_replaceable(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        if MARK not in file.read(2000).decode("utf-8", "replace"):
-            raise ValueError(f"{path} was not written by explain; move it, or name another folder with --out.")
+    if os.path.lexists(path) and MARK.encode() not in beginning(path):
+        raise ValueError(f"{path} was not written by explain; move it, or name another folder with --out.")

@@ -14,11 +14,13 @@ from lit_mnist.explain.sentences import branch_sentences, failure_sentences
 from lit_mnist.insight.branches import branch_test
 from lit_mnist.insight.failure import JUDGED_AFTER, explain_failure
 from lit_mnist.insight.replay import sgd
+from lit_mnist.record.printable import one_line
 from lit_mnist.record.provenance import machine
 from lit_mnist.record.result import calm_until, guessing
 from lit_mnist.report.render import render_html
 
 FIXED = 1000  # training images on which units are counted
+MOST_STEPS = 200_000  # of a replay; three epochs of single images
 BRANCH_STEPS, BRANCH_IMAGES = 200, 25_600  # of each unchanged branch, at most: 80 seconds of one core
 
 
@@ -48,7 +50,13 @@ def _one_thread() -> Iterator[None]:
 
 def _explain_failure(run: Recorded, folder: Path) -> tuple[list[str], str]:
     result = run.result
-    window = run.batches(_last_step(run) - run.step + JUDGED_AFTER)
+    steps = _last_step(run) - run.step + JUDGED_AFTER
+    if steps > MOST_STEPS:
+        name = one_line(str(folder))
+        raise ValueError(
+            f"{name}: it failed {steps:,} steps after its last checkpoint, too many to replay; train the run again."
+        )
+    window = run.batches(steps)
     losses = sgd(copy.deepcopy(run.network), cross_entropy, window, result.lr)
     fixed = run.loader.images[:FIXED], run.loader.labels[:FIXED]
     failure = explain_failure(run.network, cross_entropy, window, losses, result.lr, guessing(result.classes), fixed)

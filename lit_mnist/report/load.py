@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from lit_mnist.record.atomic import read_regular
+from lit_mnist.record.atomic import read_regular, walk
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.result import NEAR_GUESSING, ROSE, Result, guessing, read_result
-from lit_mnist.report.plain_runs import read_curve, read_plain_run
+from lit_mnist.report.plain_runs import read_curves, read_plain_run
 
 RECORDS = {"result.json", "config.yaml", "failure.json", ".study.lock", "hparams.yaml"}  # each marks the folder of a run
 EVENTS = "events.out.tfevents."
@@ -35,7 +35,7 @@ class RecordedRun:
         if self.result.format == 2:
             return self.result.train_loss_by_block
         try:
-            return read_curve(self.path, "train/loss_step")
+            return read_curves(self.path, "train/loss_step")[0]
         except (OSError, ValueError):
             return []
 
@@ -86,11 +86,10 @@ def problem(where: str, what: str) -> str:
 
 def _run_folders(folder: Path, unlisted: list[OSError]) -> Iterator[Path]:
     """Yields folders that hold a run, or what a study left of one; links to folders are not followed."""
-    for name, folders, files in os.walk(folder, onerror=unlisted.append):
-        folders.sort()
+    for path, folders, files in walk(folder, unlisted):
         if RECORDS & {*files, *folders} or any(file.startswith(EVENTS) for file in files):
             folders.clear()  # checkpoints and the like
-            yield Path(name)
+            yield path
 
 
 def _read_run(path: Path) -> Result:

@@ -16,11 +16,13 @@ UNKNOWN |= {"test_accuracy_by_epoch": [], "val_loss_by_epoch": [], "val_accuracy
 UNKNOWN["times"] = {"started": "", "finished": "", "seconds": 0, "train_seconds_by_epoch": []}
 
 
-def read_curve(folder: Path, tag: str) -> list[tuple[int, float]]:
-    """Reads the finite points of one curve in a run's event files, sorted by step; none if it is not there."""
+def read_curves(folder: Path, *tags: str) -> list[list[tuple[int, float]]]:
+    """Reads curves in a run's event files: their finite points from step 0 on, sorted; none of a curve that is not there."""
     from lit_mnist.record.events import read_scalars  # imports tensorboard, which takes half a second
 
-    return sorted((step, value) for step, value in read_scalars(folder).get(tag, {}).items() if math.isfinite(value))
+    scalars = read_scalars(folder)
+    curves = [scalars.get(tag, {}) for tag in tags]
+    return [sorted((step, value) for step, value in curve.items() if step >= 0 and math.isfinite(value)) for curve in curves]
 
 
 def read_plain_run(path: Path) -> Result:
@@ -33,11 +35,11 @@ def read_plain_run(path: Path) -> Result:
     settings = read_config(path / "hparams.yaml")
     if missing := [key for key in ("lr", "batch_size") if key not in settings]:
         raise ValueError(f"hparams.yaml holds no {' and no '.join(missing)}, so that there is nothing to compare the run by")
-    epochs = read_curve(path, "train/loss")
+    epochs, blocks, tested = read_curves(path, "train/loss", "train/loss_step", "test/accuracy")
     if not epochs:
         raise ValueError("its event files hold no train/loss, the mean loss of each epoch")
     losses, steps = [loss for _, loss in epochs], epochs[-1][0] + 1  # Lightning counts SGD steps from 0
-    tested, seed = read_curve(path, "test/accuracy"), settings.pop("seed", None)
+    seed = settings.pop("seed", None)
     known = {
         "name": path.parent.name if path.name.startswith("version_") else path.name,
         "outcome": "trained",  # until it is judged below
@@ -47,7 +49,7 @@ def read_plain_run(path: Path) -> Result:
         "steps": steps,
         "steps_per_epoch": -(-steps // len(losses)),
         "train_loss_by_epoch": losses,
-        "train_loss_by_block": [(step + 1, loss) for step, loss in read_curve(path, "train/loss_step")],
+        "train_loss_by_block": [(step + 1, loss) for step, loss in blocks],
         "final_train_loss": losses[-1],
         "test_accuracy": tested[-1][1] if tested else None,
     }
