@@ -86,15 +86,18 @@ def test_of_several_files_that_do_not_fit_together_none_is_new(tiny_disk: Path) 
     assert not [path for path in tiny_disk.iterdir() if is_part(path)]
 
 
-def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path: Path) -> None:
+def test_what_a_link_leads_to_stays_and_a_pipe_is_written_to_if_somebody_reads_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(OLD)
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "dangling").symlink_to("new")
     for name in ("link", "dangling"):
         write_atomically(tmp_path / name, NEW)
-        assert (tmp_path / name).is_symlink()
-    assert (tmp_path / "file").read_bytes() == (tmp_path / "new").read_bytes() == NEW
+        assert (tmp_path / name).read_bytes() == NEW
+    assert (tmp_path / "file").read_bytes() == OLD
+    assert not (tmp_path / "new").exists()
     os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe"):
+        write_atomically(tmp_path / "pipe", b"to nobody")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     write_atomically(tmp_path / "pipe", b"through")
     assert os.read(reader, 100) == b"through"

@@ -1,39 +1,30 @@
-"""Whatever is typed, and whatever lies in a checkpoint or a run folder: no traceback, no wrong result under exit code 0.
+"""Whatever is typed, and whatever lies in a checkpoint or a run to resume: no traceback, no wrong result under exit code 0.
 
-    LIT_MNIST_FUZZ=300 python -m pytest tests/test_fuzz.py
+    LIT_MNIST_FUZZ=300 python -m pytest tests/test_fuzz*.py --timeout 0
 
-tries 300 cases of each kind; without the variable there are 14 command lines, 24 checkpoints and 8 run folders.
+tries 300 cases of each kind; without the variable there are 14 command lines, 24 checkpoints and 8 runs.
 """
 
-import io
 import json
-import os
 import shutil
-import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from forgeries import altered
-from hypothesis import HealthCheck, assume, given, settings
+from fuzzing import CASES, HABITS, LONGEST, PLAIN, damage, new_folder, paths_in, typed
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kills import Experiment
 from victim import Moment, Victim
 
-from lit_mnist.cli.main import main
 from lit_mnist.record.atomic import is_part
 from lit_mnist.record.checkpoint import find_checkpoint, load_network, read_checkpoint
 from lit_mnist.record.folder import RunFolder
-
-CASES = int(os.environ.get("LIT_MNIST_FUZZ", 0))
-HABITS: Any = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True, "database": None}
-LONGEST = 5  # seconds of computing for any case
 
 WORDS = st.sampled_from(["", "null", "nan", ".inf", "-1", "0", "1e999", "[", "{a: b}", "true", "ä\x00", "'", "~", "0x10"])
 # Cheap where they are valid, mostly not.
@@ -61,34 +52,6 @@ OPTIONS: dict[str, st.SearchStrategy[str]] = {
 # Three epochs, of which the third is interrupted.
 SMALL = (*Experiment(32).options, "--data.train_size", "640", "--model.hidden", "[16]")
 CHEAP = ["fit", "--config", "lr0.1", "--model.hidden", "[8]", "--data.train_size", "64", "--trainer.max_epochs", "1"]
-
-
-@contextmanager
-def new_folder() -> Iterator[Path]:
-    """Changes into a working directory with one file in it."""
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as name:
-        os.chdir(name)
-        (Path(name) / "file").write_text("a: [1, 2\n")
-        try:
-            yield Path(name)
-        finally:
-            os.chdir(before)
-
-
-def typed(arguments: list[str]) -> tuple[int, str]:
-    """Returns exit code and complaints of a command that ended in one of the documented ways, and in time."""
-    began = time.process_time()
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
-        code = main(arguments)
-    complaints = errors.getvalue()
-    assert time.process_time() - began < LONGEST, arguments
-    assert code in (0, 2, 3), (code, complaints, arguments)
-    assert "Traceback" not in complaints
-    if code == 2:
-        assert complaints.splitlines()[-1].startswith("lit_mnist: "), (complaints, arguments)
-        assert complaints.count("\n") <= 3, (complaints, arguments)
-    return code, complaints
 
 
 @settings(max_examples=CASES or 14, **HABITS)
@@ -122,61 +85,15 @@ def weights(interrupted: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(json.loads((folder / "run" / "result.json").read_text())["weights_sha256"])
 
 
-def damage(content: bytes, draw: st.DataObject) -> bytes:
-    """Changes, removes, adds or repeats some bytes."""
-    damaged = bytearray(content)
-    for _ in range(draw.draw(st.integers(1, 4), "changes")):
-        at = draw.draw(st.integers(0, max(0, len(damaged) - 1)), "at")
-        end = at + draw.draw(st.sampled_from([0, 1, 2, 100, 100_000]), "length")
-        damaged[at:end] = draw.draw(st.binary(max_size=4) | st.just(bytes(damaged[at:end] * 2)), "bytes")
-    return bytes(damaged)
-
-
-VALUES: st.SearchStrategy[Any] = st.sampled_from(
-    [
-        None,
-        True,
-        -1,
-        0,
-        3,
-        2**40,
-        10**30,
-        0.5,
-        float("nan"),
-        float("inf"),
-        "",
-        "x" * 10_000,
-        "\x1b[31m",
-        "../../x",
-        b"x",
-        [],
-        {},
-        [1, 2],
-        [[[]]],
-        {"a": 1},
-        {1: 2},
-        torch.zeros(0),
-        torch.ones(3),
-        torch.full((16, 784), torch.nan),
-        torch.zeros(1, 2).T,
-    ]
-)
-
-
-def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Lists the places of everything in nested mappings and lists."""
-    if path:
-        yield path
-    if isinstance(value, (dict, list)):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield from paths_in(value[key], (*path, key))
+TENSORS = (torch.zeros(0), torch.ones(3), torch.full((16, 784), torch.nan), torch.zeros(1, 2).T)
+VALUES: st.SearchStrategy[Any] = st.sampled_from([*PLAIN, b"x", {1: 2}, *TENSORS])
 
 
 def write_again(path: Path, data: st.DataObject) -> None:
     """Rewrites a checkpoint: with bytes changed, with other values, or with pickled bytes changed and the right checksum."""
     how = data.draw(st.sampled_from(["bytes", "values", "values", "pickle"]), "how")
     if how == "bytes":
-        path.write_bytes(damage(path.read_bytes(), data))
+        path.write_bytes(damage(path.read_bytes(), data.draw))
     elif how == "values":
         checkpoint = read_checkpoint(path)
         for _ in range(data.draw(st.integers(1, 2), "count")):
@@ -232,7 +149,7 @@ def test_no_run_folder_makes_a_resume_end_in_a_traceback_or_with_other_weights(
                 write_again(path, data)
         else:
             (path,) = folder.glob("run/config.yaml" if chosen == "config.yaml" else "run/events*")
-            path.write_bytes(damage(path.read_bytes(), data))
+            path.write_bytes(damage(path.read_bytes(), data.draw))
         same = same_state(newest, interrupted) if newest.exists() else True
         code, _ = typed(list(SMALL))
         assert (folder / "run" / "result.json").exists() == (code == 0)

@@ -177,7 +177,7 @@ def test_files_and_folders_are_told_and_bad_ones_stop_nothing(
     assert complaints.splitlines() == [
         "lit_mnist: my digits/bomb.png: too many pixels to decode safely; save it smaller.",
         "lit_mnist: my digits/empty.png: the file is empty.",
-        "lit_mnist: my digits/moving.gif: the first of its 3 frames is used.",
+        "lit_mnist: my digits/moving.gif: the first of its frames is used.",
         "lit_mnist: my digits/notes.txt: not an image, or in a format that cannot be read; save it as PNG or JPEG.",
         "lit_mnist: my digits/white.png: blank: nothing stands out from the background.",
         "lit_mnist: nowhere.png: there is no such file or folder.",

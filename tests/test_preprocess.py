@@ -75,8 +75,8 @@ def difference(one: Digit, other: Digit) -> float:
 def test_the_format_and_the_mode_of_a_file_make_no_difference(name: str, digits: list[Digit], tmp_path: Path) -> None:
     page = on_paper(digits[1])
     FORMATS[name](page).save(tmp_path / name)
-    picture, frames = read(tmp_path / name)
-    assert frames == 1
+    picture, has_more = read(tmp_path / name)
+    assert not has_more
     assert difference(prepare(picture), prepare(page)) < 0.1
 
 
@@ -239,8 +239,8 @@ def test_large_pictures_are_reduced_first() -> None:
 def test_an_animation_gives_its_first_frame(digits: list[Digit], tmp_path: Path) -> None:
     pages = [on_paper(digit) for digit in digits[:4]]
     pages[0].save(tmp_path / "a.gif", save_all=True, append_images=pages[1:])
-    picture, frames = read(tmp_path / "a.gif")
-    assert frames == 4
+    picture, has_more = read(tmp_path / "a.gif")
+    assert has_more
     assert difference(prepare(picture), prepare(pages[0])) < 0.05
 
 

@@ -1,5 +1,6 @@
 """The command line: finds the command, imports what it needs and no more, and turns mistakes into one sentence."""
 
+import io
 import logging
 import os
 import shlex
@@ -58,6 +59,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     if args is None:
         _open_missing_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding holds
     command, *options = [*(sys.argv[1:] if args is None else args)] or [""]
     if command in ("", "-h", "--help", "help"):
         print(USAGE)

@@ -1,11 +1,12 @@
 """Measurements of what decides how a network trains: in the callback `Instruments`, and in the command `explain`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lit_mnist.cli import DONE, Parser
-from lit_mnist.record.atomic import write_atomically
+from lit_mnist.record.atomic import beginning, write_atomically
 
 MAKER_OF_PAGE = "made by lit_mnist explain"  # in every page: a file that does not hold it is never overwritten
 
@@ -29,10 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write to (default: the run's)")
     options = parser.parse_args(arguments)
     path = (options.out or options.run) / "explain.html"
-    if path.exists():
-        with path.open("rb") as file:
-            if MAKER_OF_PAGE.encode() not in file.read(2000):
-                raise ValueError(f"{path} was not written by explain; move it, or name another folder with --out.")
+    if os.path.lexists(path) and MAKER_OF_PAGE.encode() not in beginning(path):
+        raise ValueError(f"{path} was not written by explain; move it, or name another folder with --out.")
     from lit_mnist.insight.explain import explain_run  # torch and matplotlib take seconds that --help need not
 
     said, html = explain_run(options.run)

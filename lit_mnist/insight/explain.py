@@ -12,10 +12,12 @@ from lit_mnist.insight.failure import JUDGED_AFTER, find_failure, rerun_changed
 from lit_mnist.insight.page import branch_page, failure_page
 from lit_mnist.insight.recorded import Recorded, read_run
 from lit_mnist.insight.sentences import branch_sentences, failure_sentences
+from lit_mnist.record.printable import one_line
 from lit_mnist.record.provenance import machine
 from lit_mnist.record.result import calm_until, guessing
 from lit_mnist.report.render import render_html
 
+MOST_STEPS = 200_000  # of a replay; three epochs of single images
 BRANCH_STEPS, BRANCH_IMAGES = 200, 25_600  # of each unchanged branch, at most: 80 seconds of one core
 
 
@@ -37,7 +39,13 @@ def explain_run(folder: Path) -> tuple[list[str], str]:
 
 
 def _explain_failure(run: Recorded) -> tuple[list[str], str]:
-    window = run.window(_last_step(run) - run.step + JUDGED_AFTER)
+    steps = _last_step(run) - run.step + JUDGED_AFTER
+    if steps > MOST_STEPS:
+        name = one_line(str(run.folder))
+        raise ValueError(
+            f"{name}: it failed {steps:,} steps after its last checkpoint, too many to replay; train the run again."
+        )
+    window = run.window(steps)
     losses = window.train(copy.deepcopy(run.network))
     replay = describe_replay(run, losses)
     failure = find_failure(run.network, window, losses, guessing(run.result.classes))

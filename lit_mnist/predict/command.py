@@ -16,7 +16,7 @@ from lit_mnist.cli import DONE, FAILED, Parser
 from lit_mnist.plots import SHOWN, as_png, draw_images
 from lit_mnist.predict.pictures import eight_bit, list_files, read
 from lit_mnist.predict.predict import classify, network_of, prepare_for
-from lit_mnist.record.atomic import check_writable, write_atomically
+from lit_mnist.record.atomic import beginning, check_writable, write_atomically
 from lit_mnist.record.printable import csv_cell, one_line
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ def _check_outputs(out: Path, sheet: Path, inputs: Sequence[Path]) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(1000)
+    head = beginning(path)
     return head.startswith(f"{','.join(HEADER)}\n".encode()) or f"Title\0{TITLE}".encode() in head
 
 
@@ -122,13 +121,13 @@ def _read_files(network: "TrainedNetwork", paths: Sequence[str], passed_over: Co
             continue
         name = one_line(str(path))
         try:
-            picture, frames = read(path)
+            picture, has_more = read(path)
             image, note = prepare_for(network, picture)
         except ValueError as fault:
             print(f"lit_mnist: {name}: {one_line(str(fault))}", file=sys.stderr)
             failed += 1
             continue
-        notes = [each for each in (note, f"the first of its {frames} frames is used." if frames > 1 else "") if each]
+        notes = [each for each in (note, "the first of its frames is used." if has_more else "") if each]
         for each in notes:
             print(f"lit_mnist: {name}: {each}", file=sys.stderr)
         pictures.append(Pictured(str(path), " ".join(notes), image, _thumbnail(picture) if len(pictures) < SHOWN else None))

@@ -1,6 +1,5 @@
 """Image files of any format and mode -> grey levels."""
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,10 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lit_mnist.record.atomic import walk
+
 Grey = NDArray[np.float32]  # (H, W), 0 .. 1
 
 WORKING_SIDE = 1024  # pixels; larger pictures are reduced to this first
-UNSAFE = frozenset({"EPS"})  # Pillow runs another program, Ghostscript, to decode these
+LARGEST_FILE = 2**30  # bytes; more than 89 million pixels take in any format
+# Pillow's names of what cameras, scanners and drawing programs write. Of its other formats, some hold a picture of any
+# other one, EPS among them, to decode which it runs another program.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
 
 
 def list_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -26,17 +30,17 @@ def list_files(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
             continue
         unlisted: list[OSError] = []
-        for folder, subfolders, names in os.walk(path, onerror=unlisted.append):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        for folder, subfolders, names in walk(path, unlisted):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            yield from (folder / name for name in names if not name.startswith("."))
         yield from (Path(fault.filename) for fault in unlisted)
 
 
-def read(path: Path) -> tuple[Image.Image, int]:
-    """Decodes an image file of any format that Pillow decodes by itself.
+def read(path: Path) -> tuple[Image.Image, bool]:
+    """Decodes an image file of one of the usual formats.
 
     Returns:
-        The picture, upright according to its EXIF orientation, of an animation the first frame; and the number of frames.
+        The picture, upright according to its EXIF orientation, of an animation the first frame; and True if there are more.
 
     Raises:
         ValueError: Missing, not a file, empty, not an image, damaged, or above 89 million pixels, which Pillow does not
@@ -47,20 +51,20 @@ def read(path: Path) -> tuple[Image.Image, int]:
             raise ValueError("there is no such file or folder.")
         if not path.is_file():
             raise ValueError("the folder cannot be listed." if path.is_dir() else "neither a file nor a folder.")
-        if path.stat().st_size == 0:
-            raise ValueError("the file is empty.")
+        if not 0 < path.stat().st_size <= LARGEST_FILE:
+            raise ValueError("the file is too large; save it smaller." if path.stat().st_size else "the file is empty.")
     except PermissionError:
         raise ValueError("no permission to read it.") from None
     Image.init()
-    formats = [name for name in Image.OPEN if name not in UNSAFE]
+    formats = [name for name in Image.OPEN if name in FORMATS]
     with _refusing_damage(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # oddities in metadata do not concern the picture
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path, formats=formats) as image:
-            frames = int(getattr(image, "n_frames", 1))
+            has_more = bool(getattr(image, "is_animated", False))  # to count its frames may take minutes
             image.draft("RGB", (WORKING_SIDE, WORKING_SIDE))  # decodes a large JPEG at a fraction of its size
             image.load()
-            return ImageOps.exif_transpose(image), frames
+            return ImageOps.exif_transpose(image), has_more
 
 
 def upright(picture: Image.Image) -> Image.Image:

@@ -9,14 +9,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"  # suffix of unfinished files
+DEEPEST_FOLDER = 100  # below the one that is searched
 CANNOT_SYNC = (errno.EINVAL, errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # said by network shares, which write all the same
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to `path`; a crash at any moment leaves the old file or the new one, never a part.
 
-    A link stays, and its target is written. A pipe or a device is written to directly. The permissions are those that
-    the umask gives a new file.
+    A link is replaced, and what it leads to stays. A pipe or a device is written to directly, if somebody reads it. The
+    permissions are those that the umask gives a new file.
 
     Raises:
         OSError: The folder cannot be written or the disk is full. It names `path`, which is as it was before.
@@ -34,13 +35,12 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     try:
         for path, content in files.items():
             if path.exists() and not path.is_file():
-                path.write_bytes(content)
+                _write_through(path, content)
                 continue
-            target = Path(os.path.realpath(path))
-            make_folder(target.parent)
-            temporaries[target] = target.parent / f".{uuid.uuid4().hex}{PART}"  # the name may be as long as names can be
+            make_folder(path.parent)
+            temporaries[path] = path.parent / f".{uuid.uuid4().hex}{PART}"  # the name may be as long as names can be
             with _naming(path):
-                _write_synced(temporaries[target], content)
+                _write_synced(temporaries[path], content)
         for target, temporary in temporaries.items():
             with _naming(target):
                 temporary.replace(target)
@@ -58,6 +58,13 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:  # which may name the temporary file
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Writes to a pipe or a device; a pipe that nobody reads raises OSError."""
+    with open(os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0)), "wb") as file:  # noqa: PTH123 (of a descriptor)
+        os.set_blocking(file.fileno(), True)
+        file.write(content)
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -117,6 +124,29 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def walk(top: Path, unlisted: list[OSError]) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yields `top` and the folders below it as os.walk does, names sorted; does not follow links.
+
+    Adds the errors of folders that cannot be listed, or lie more than 100 deep, to `unlisted`.
+    """
+    for name, folders, files in os.walk(top, onerror=unlisted.append):
+        path = Path(name)
+        if len(path.parts) - len(top.parts) > DEEPEST_FOLDER:  # os.walk calls itself for each level
+            unlisted.append(OSError(errno.ELOOP, "nested too deep", name))
+            folders.clear()
+        else:
+            folders.sort()
+            yield path, folders, sorted(files)
+
+
+def beginning(path: Path) -> bytes:
+    """Returns the first 2,000 bytes of a regular file; none of anything else, such as a pipe, which might never end."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(2000)
 
 
 def read_regular(path: Path, limit: int) -> bytes:

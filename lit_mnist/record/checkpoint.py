@@ -2,6 +2,7 @@
 
 import pickletools
 import re
+import struct
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -98,17 +99,20 @@ def _unpickle(path: Path) -> Any:
 def _check_size(path: Path) -> None:
     """Refuses an archive of too many parts by its end; zipfile would read the whole list of them.
 
-    The end as torch writes it: a record of 64-bit sizes (56 bytes), where that is (20), a record of 32-bit sizes (22).
+    The end as torch writes it: a record of 64-bit sizes (56 bytes), where that is (20), a record of 32-bit sizes (22). The list
+    of parts must lie right before it: where it says otherwise, zipfile and torch would read different lists.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - 98))
         end = file.read(98)
-    if end[:4] != b"PK\x06\x06" or end[76:80] != b"PK\x05\x06":
+    if len(end) < 98 or end[:4] != b"PK\x06\x06" or end[76:80] != b"PK\x05\x06":
         raise ValueError("the end of an archive is missing")
-    longest_list = max(int.from_bytes(end[40:48], "little"), int.from_bytes(end[88:92], "little"))
-    if longest_list > LARGEST_LIST or size > LARGEST_CHECKPOINT:
+    length, begin, place = struct.unpack("<QQ8xQ", end[40:72])
+    if length > LARGEST_LIST or size > LARGEST_CHECKPOINT:
         raise _Refused(TOO_LARGE)
+    if place != size - 98 or begin + length != place or struct.unpack("<II", end[88:96]) != (length, begin):
+        raise ValueError("the list of parts is elsewhere")
 
 
 def _check_parts(archive: zipfile.ZipFile, path: Path) -> None:
@@ -116,7 +120,7 @@ def _check_parts(archive: zipfile.ZipFile, path: Path) -> None:
     parts = archive.infolist()
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
         raise _Refused("has compressed parts, which no checkpoint has; it was not used.")
-    pickles = [part for part in parts if part.filename.endswith("data.pkl")]
+    pickles = [part for part in parts if part.filename.lower().endswith("data.pkl")]  # torch ignores case
     plain = sum(part.file_size for part in pickles)
     if sum(part.file_size for part in parts) > path.stat().st_size or plain > LARGEST_PICKLE:
         raise _Refused(TOO_LARGE)

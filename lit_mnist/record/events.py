@@ -18,6 +18,9 @@ from lit_mnist.record.folder import EVENT_FILE, RunFolder
 
 LARGEST_EVENT_FILE = 256 * 2**20  # bytes read of an event file; one of a run of 20 epochs has 30,000
 LARGEST_RECORD = 16 * 2**20  # bytes; a picture may be one
+LARGEST_SCALARS = 2**16  # bytes; a record of scalars has 100
+SMALLEST_RECORD = 9  # bytes; the time alone
+MOST_POINTS = 1_000_000  # of a run; 20 epochs of mini-batches of 8 have 150,000 SGD steps
 HEADER, FOOTER = 12, 4  # bytes around the data of a record: length (8) and its checksum (4), checksum of the data (4)
 
 
@@ -93,12 +96,16 @@ def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
         ValueError: A file is damaged or of an implausible size; the points before the damage are lost with it.
     """
     curves: dict[str, dict[int, float]] = {}
+    count = 0
     for path in RunFolder(folder).event_files:
         for record in _records(path):
             try:
                 event = Event.FromString(record)
             except DecodeError:
                 raise ValueError(f"the event file {path.name} holds something other than TensorBoard events") from None
+            count += 1 + len(event.summary.value)
+            if count > MOST_POINTS:
+                raise ValueError(f"its event files hold more than {MOST_POINTS:,} points")
             for value in event.summary.value:
                 if value.WhichOneof("value") == "simple_value":
                     curves.setdefault(value.tag, {})[event.step] = value.simple_value
@@ -114,9 +121,10 @@ def _records(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while header := file.read(HEADER):
             length = int.from_bytes(header[:8], "little")
-            if length > LARGEST_RECORD:
+            if not SMALLEST_RECORD <= length <= LARGEST_RECORD:
                 raise ValueError(f"the event file {path.name} is damaged")
             data = file.read(length)
             if len(data) < length or len(file.read(FOOTER)) < FOOTER:
                 return  # a run that is being written, or was killed, ends within a record
-            yield data
+            if length <= LARGEST_SCALARS:  # else a picture or the like
+                yield data

@@ -65,7 +65,9 @@ class RunFolder:
         names = (
             (re.fullmatch(r"step=(\d{1,18})\.ckpt", path.name), path) for path in (self.path / "checkpoints").glob("*.ckpt")
         )
-        return [path for _, path in sorted(((int(name[1]), path) for name, path in names if name), reverse=True)]
+        return [
+            path for _, path in sorted(((int(name[1]), path) for name, path in names if name and path.is_file()), reverse=True)
+        ]
 
     @property
     def event_files(self) -> list[Path]:

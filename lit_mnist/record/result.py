@@ -118,7 +118,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Checks what types cannot say."""
         if not _is_plain(self.hyperparameters, DEEPEST):
-            raise ValueError(f"hyperparameters: a number is too large, or values are nested more than {DEEPEST} deep")
+            raise ValueError(
+                f"hyperparameters: a value is too large, nested more than {DEEPEST} deep, or of a kind unknown to JSON"
+            )
         for key, (low, most) in BOUNDS.items():
             value = self.hyperparameters.get(key, OPTIONAL.get(key, 0))
             if type(value) not in ((int, float) if key == "lr" else (int,)) or not low < value <= most:
@@ -244,7 +246,9 @@ def write_result(path: Path, result: Result) -> None:
 
 
 def _is_plain(value: Any, depth: int) -> bool:
-    """Returns True if all numbers in a decoded value are of a sensible size, and it is nested at most `depth` deep."""
-    if isinstance(value, (list, dict)):
-        return depth > 0 and all(_is_plain(each, depth - 1) for each in (value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, (int, float)) or abs(value) <= LARGEST_LOSS
+    """Returns True for what JSON can say, with numbers of a sensible size, nested at most `depth` deep."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and _is_plain([*value.values()], depth)
+    if isinstance(value, (list, tuple)):
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in value)
+    return abs(value) <= LARGEST_LOSS if isinstance(value, (int, float)) else value is None or isinstance(value, str)

@@ -1,12 +1,13 @@
 """The `report` command: run folders in; answers, figures and tables out. It reads records only, and needs no torch."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lit_mnist.cli import DONE, FAILED, Parser
-from lit_mnist.record.atomic import write_atomically
+from lit_mnist.record.atomic import beginning, write_atomically
 from lit_mnist.report.experiments import Group, group_runs
 from lit_mnist.report.load import read_folders
 
@@ -56,11 +57,11 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> tuple[Path
     files = {"report.html": render_html(page), "report.md": render_markdown(page), "results.csv": results_csv(groups)}
     files |= {f"figures/{name}": svg for name, svg in figure_files(page).items()}
     for path in (out / name for name in files):
-        if path.exists():
-            with path.open("rb") as file:
-                start = file.read(2000).decode("utf-8", "replace")
-            if MARK not in start and not start.startswith(COLUMNS.replace(" ", ",")):
-                raise ValueError(f"{path} was not written by a report; move it, or name another folder with --out.")
+        is_inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out))  # links may lie there, too
+        start = beginning(path)
+        is_ours = MARK.encode() in start or start.startswith(COLUMNS.replace(" ", ",").encode())
+        if not is_inside or (os.path.lexists(path) and not is_ours):
+            raise ValueError(f"{path} was not written by a report; move it, or name another folder with --out.")
     for name, text in files.items():
         write_atomically(out / name, text.encode())
     return out / "report.html", problems

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from lit_mnist.record.atomic import read_regular
+from lit_mnist.record.atomic import read_regular, walk
 from lit_mnist.record.configs import read_config
 from lit_mnist.record.printable import one_line
 from lit_mnist.record.result import NEAR_GUESSING, ROSE, RULE_VERSION, Result, guessing, judge, read_result
@@ -41,7 +41,7 @@ class RecordedRun:
         if self.result.format == 2:
             return self.result.train_loss_by_block
         try:
-            return _read_curve(self.path, "train/loss_step")
+            return _read_curves(self.path, "train/loss_step")[0]
         except (OSError, ValueError):
             return []
 
@@ -72,12 +72,10 @@ def read_folders(folders: Sequence[Path]) -> tuple[list[RecordedRun], list[str]]
     problems: list[str] = []
     for folder in folders:
         unlisted: list[OSError] = []
-        for name, below, files in os.walk(folder, onerror=unlisted.append):  # links to folders are not followed
-            below.sort()
+        for path, below, files in walk(folder, unlisted):
             if not RECORDS & {*files, *below} and not any(file.startswith(EVENTS) for file in files):
                 continue
             below.clear()  # checkpoints and the like
-            path = Path(name)
             where = os.path.relpath(path, folder) if path != folder else path.resolve().name
             where = where if len(folders) == 1 or path == folder else f"{folder.name}/{where}"
             try:
@@ -123,11 +121,11 @@ def _read_plain_run(path: Path) -> Result:
     settings = read_config(path / "hparams.yaml")
     if missing := [key for key in ("lr", "batch_size") if key not in settings]:
         raise ValueError(f"hparams.yaml holds no {' and no '.join(missing)}, so that there is nothing to compare the run by")
-    epochs = _read_curve(path, "train/loss")
+    epochs, blocks, tested = _read_curves(path, "train/loss", "train/loss_step", "test/accuracy")
     if not epochs:
         raise ValueError("its event files hold no train/loss, the mean loss of each epoch")
     losses, steps = [loss for _, loss in epochs], epochs[-1][0] + 1  # Lightning counts SGD steps from 0
-    tested, seed = _read_curve(path, "test/accuracy"), settings.pop("seed", None)
+    seed = settings.pop("seed", None)
     known = {
         "name": path.parent.name if path.name.startswith("version_") else path.name,
         "outcome": "trained",  # until it is judged below
@@ -137,7 +135,7 @@ def _read_plain_run(path: Path) -> Result:
         "steps": steps,
         "steps_per_epoch": -(-steps // len(losses)),
         "train_loss_by_epoch": losses,
-        "train_loss_by_block": [(step + 1, loss) for step, loss in _read_curve(path, "train/loss_step")],
+        "train_loss_by_block": [(step + 1, loss) for step, loss in blocks],
         "final_train_loss": losses[-1],
         "test_accuracy": tested[-1][1] if tested else None,
     }
@@ -149,8 +147,10 @@ def _read_plain_run(path: Path) -> Result:
     return msgspec.structs.replace(result, outcome=outcome, reason=reason, outcome_rule=RULE_VERSION)
 
 
-def _read_curve(folder: Path, tag: str) -> list[tuple[int, float]]:
-    """Reads the finite points of one curve in a run's event files, sorted by step; none if it is not there."""
+def _read_curves(folder: Path, *tags: str) -> list[list[tuple[int, float]]]:
+    """Reads curves in a run's event files: their finite points from step 0 on, sorted; none of a curve that is not there."""
     from lit_mnist.record.events import read_scalars  # imports tensorboard, which takes half a second
 
-    return sorted((step, value) for step, value in read_scalars(folder).get(tag, {}).items() if math.isfinite(value))
+    scalars = read_scalars(folder)
+    curves = [scalars.get(tag, {}) for tag in tags]
+    return [sorted((step, value) for step, value in curve.items() if step >= 0 and math.isfinite(value)) for curve in curves]

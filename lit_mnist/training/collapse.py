@@ -20,6 +20,6 @@ class StopCollapsed(pl.Callback):
         assert isinstance(pl_module, LitMLP)
         (recorder,) = (each for each in trainer.checkpoint_callbacks if each.state_key == "Recorder")
         before, classes = recorder.history.train_loss_by_epoch, pl_module.hparams["classes"]  # type: ignore[attr-defined]
-        outcome, reason = judge([*before, pl_module.epoch_loss], classes)
+        outcome, reason = judge([*before, float(trainer.callback_metrics["train/loss"])], classes)
         if outcome == judge(before, classes)[0] == "collapsed":
             self.stopping_reason_message, trainer.should_stop = f"the run has collapsed: {reason}", True
