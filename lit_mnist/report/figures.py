@@ -113,6 +113,7 @@ def panel(figure: Figure, title: str, xlabel: str, xscale: str = "log") -> Axes:
     """Axes of a small figure, `PANEL` inches."""
     axes = figure.add_axes((0.145, 0.145, 0.825, 0.76), xlabel=xlabel, xscale=xscale)
     axes.set_title(title, loc="left")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     return axes
 
 

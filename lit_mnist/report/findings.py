@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -32,7 +32,7 @@ def lead_sentences(sweep: Sweep) -> list[str]:
 
 
 def section_sentences(sweep: Sweep) -> list[str]:
-    """States every change between neighbouring levels, quantity by quantity, with its interval."""
+    """States how each quantity changes along the levels, with intervals."""
     found = [failure_trend(sweep), per_image_and_step(sweep), *(changes(sweep, quantity) for quantity in DECLARED)]
     return [*filter(None, found)]
 
@@ -53,17 +53,21 @@ def failure_trend(sweep: Sweep) -> str:
     if sum(failed) == sum(n):
         return f"All {sum(n)} runs failed, whatever the {sweep.label}."
     counts = []
-    for fails, runs, each in zip(failed, n, sweep.groups, strict=True):
-        low, high = share_interval(fails, runs)
+    for fails, level in groupby(sweep.groups, lambda each: len(each.failed) / len(each.runs)):
+        alike = list(level)
+        runs, first, last = sum(len(each.runs) for each in alike), sweep.level(alike[0]), sweep.level(alike[-1])
+        low, high = share_interval(round(fails * runs), runs)
+        where = f"from {first} to {last}" if len(alike) > 1 else f"at {first}"
         interval = f" ({100 * low:.0f} to {100 * high:.0f} %)" if fails else ""
-        counts.append(f"{fails} of {runs} at {sweep.level(each)}{interval}")
+        counts.append(f"{fails * runs:.0f} of {runs} {where}{interval}")
     direction, p = trend(failed, n)
+    told = "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
     if p < SIGNIFICANCE and direction:
         more = "More" if direction > 0 else "Fewer"
-        return f"{more} runs fail as the {sweep.label} increases: {listed(counts)}; trend p = {p:.2g}."
+        return f"{more} runs fail as the {sweep.label} increases: {listed(counts)}; trend {told}."
     if min(n) < FEW_RUNS:
         return f"Some runs failed: {listed(counts)}; too few runs to tell whether the {sweep.label} matters."
-    return f"Failures show no steady trend with the {sweep.label}: {listed(counts)}; trend p = {p:.2g}."
+    return f"Failures show no steady trend with the {sweep.label}: {listed(counts)}; trend {told}."
 
 
 def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], str]) -> str:
@@ -84,24 +88,25 @@ def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], s
             amount = f"{value} times as high" if quantity.is_loss else f"{value} points lower"
             apart.append(f"{amount} {label(each)} ({interval}{counted})")
         else:
-            close.append(f"{label(each)} ({_range(change, quantity)}{counted})")
+            close.append(f"{label(each)} ({quantity.median_text(each)}{counted}; {_range(change, quantity)})")
     name, word = quantity.name.capitalize(), "lowest" if quantity.is_loss else "highest"
     value = f"{quantity.median_text(first)}{_counted(first, quantity)}"
-    if close and not apart:
-        start = f"{name} is not clearly {word} anywhere: it is {value} {label(first)}"
-        return f"{start}, with no clear difference {listed(close)}."
+    said = f"{name} is {word} {label(first)}: {value}. It is "
+    if close:
+        said = f"{name} is {word} {label(first)} ({value}) or {' or '.join(close)}: too close to tell."
+        said += f" Compared with that {label(first)}, it is "
     told = apart + ([f"{listed(unknown)} (too few runs for an interval)"] if unknown else [])
-    tie = f", with no clear difference {listed(close)}" if close else ""
-    return f"{name} is {word} {label(first)}: {value}. It is {listed(told)}{tie}."
+    return f"{said}{listed(told)}." if told else said[: said.rindex(" Compared")]
 
 
 def changes(sweep: Sweep, quantity: Quantity) -> str:
-    """States the change from each level to the next, with its direction where the interval excludes no change."""
+    """States the changes along the levels, those in one direction together, which is named where the interval excludes 0."""
     measured = [each for each in sweep.groups if quantity.values(each)]
     clauses = []
-    for first, second in pairwise(measured):
-        where = f"from {sweep.level(first)} to {sweep.level(second)}"
-        change = quantity.compare(first, second)
+    for _, stretch in groupby(pairwise(measured), lambda pair: quantity.compare(*pair).direction):
+        pairs = list(stretch)
+        first, second = pairs[0][0], pairs[-1][1]
+        where, change = f"from {sweep.level(first)} to {sweep.level(second)}", quantity.compare(first, second)
         if not change.known:
             medians = f"{quantity.median_text(first)} to {quantity.median_text(second)}"
             clauses.append(f"goes from {medians} {where} (too few runs for an interval)")

@@ -112,11 +112,14 @@ def units(sweep: Sweep, kind: str) -> str:
     if not ranked or max(last[ranked[0]]) >= min(last[ranked[-1]]):
         return ""
     few, most = (
-        (f"{min(last[each]):.1f} to {max(last[each]):.1f} %", f"{sweep.level(each)} ({_counted(each, last[each])})")
-        for each in (ranked[0], ranked[-1])
+        (f"{_from_to(last[each])} %", f"{sweep.level(each)} ({_counted(each, last[each])})") for each in (ranked[0], ranked[-1])
     )
     what = "of the hidden units are active on an average image" if kind == "active" else "of the hidden units are dead"
     return f"When last measured, {few[0]} {what} at {sweep.label} {few[1]}, but {most[0]} at {most[1]}."
+
+
+def _from_to(shares: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys((f"{min(shares):.1f}", f"{max(shares):.1f}")))
 
 
 def risk(groups: Sequence[Group]) -> str:
