@@ -59,14 +59,31 @@ def test_a_level_that_ties_with_the_best_is_said_to_tie(tmp_path: Path) -> None:
     write_runs(tmp_path, "middle", [0.01, 0.011, 0.009], lr=0.1)
     write_runs(tmp_path, "high", [0.0105, 0.011, 0.009], lr=0.2)
     lead, _ = sentences(tmp_path)
-    assert "lowest at 0.1: 0.0100. It is 10.0 times as high at 0.01 (" in lead
-    assert ", with no clear difference at 0.2 (0.8" in lead
+    assert "lowest at 0.1 (0.0100) or at 0.2 (0.0105; 0.81 to 1.28 times): too close to tell. " in lead
+    assert "Compared with that at 0.1, it is 10.0 times as high at 0.01 (" in lead
 
 
 def test_of_two_statistics_the_one_that_is_compared_chooses_the_best(tmp_path: Path) -> None:
     write_runs(tmp_path, "low", [0.1, 0.1, 1e-9], lr=0.01)  # its mean logarithm is the lowest, its median is not
     write_runs(tmp_path, "high", [0.09, 0.09, 0.09], lr=0.1)
-    assert "it is 0.100 at 0.01, with no clear difference at 0.1 (" in sentences(tmp_path)[0]
+    assert "lowest at 0.01 (0.100) or at 0.1 (0.0900; " in sentences(tmp_path)[0]
+
+
+def test_changes_in_one_direction_are_told_together(tmp_path: Path) -> None:
+    for lr, loss in ((0.01, 0.4), (0.1, 0.2), (0.2, 0.1), (0.4, 0.3)):
+        write_runs(tmp_path, f"lr{lr}", [loss, 1.01 * loss, 0.99 * loss], lr=lr)
+    _, section = sentences(tmp_path)
+    falls, rises = "falls by a factor of 4.00 (3.9", "rises by a factor of 3.00 (2.9"
+    assert f"Final training loss {falls}" in section
+    assert ") from 0.01 to 0.2 and " + rises in section
+
+
+def test_levels_with_the_same_share_of_failures_are_counted_together(tmp_path: Path) -> None:
+    for lr, fails in ((0.01, 0), (0.1, 0), (1.0, 8)):
+        write_runs(tmp_path, f"lr{lr}", [0.1 + 0.001 * index for index in range(10 - fails)], fails, lr=lr)
+    lead, _ = sentences(tmp_path)
+    assert "More runs fail as the learning rate increases: 0 of 20 from 0.01 to 0.1 and 8 of 10 at 1 (" in lead
+    assert "trend p < 0.001." in lead
 
 
 def test_the_direction_turns_round_with_the_runs(tmp_path: Path) -> None:
@@ -81,8 +98,7 @@ def test_what_does_not_differ_is_said_not_to(tmp_path: Path) -> None:
     write_runs(tmp_path, "low", [0.1, 0.12, 0.09], lr=0.01, accuracies=[0.95, 0.96, 0.97])
     write_runs(tmp_path, "high", [0.11, 0.1, 0.09], lr=0.1, accuracies=[0.96, 0.95, 0.975])
     lead, section = sentences(tmp_path)
-    assert "is not clearly lowest anywhere: it is 0.100 at 0.1, with no clear difference at 0.01 (" in lead
-    assert "(0.76 to 1.39 times)" in lead
+    assert "lowest at 0.1 (0.100) or at 0.01 (0.100; 0.76 to 1.39 times): too close to tell." in lead
     assert "does not change beyond its uncertainty from 0.01 to 0.1 (" in section
     for word in ("falls", "rises", "as high", "lower at"):
         assert word not in lead + section
