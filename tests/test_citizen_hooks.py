@@ -74,7 +74,7 @@ def test_the_fast_engine_refuses_a_method_that_was_replaced_on_the_module_itself
 
 
 class HalvedSteps(Precision):
-    def optimizer_step(self, optimizer: Any, model: Any, closure: Any, **options: Any) -> Any:  # type: ignore[override]
+    def optimizer_step(self, optimizer: Any, model: Any, closure: Any, **options: Any) -> Any:  # type: ignore[override] # as Precision itself does
         def halved() -> Any:
             loss = closure()
             for parameter in model.parameters():
