@@ -143,7 +143,7 @@ def safetensors_content(network: "TrainedNetwork") -> tuple[bytes, str]:
     import torch
     from safetensors.torch import load, save
 
-    weights = {name: weight.contiguous() for name, weight in network.mlp.state_dict().items()}
+    weights = {name: weight.clone() for name, weight in network.mlp.state_dict().items()}  # a checkpoint's may share memory
     content = save(weights, metadata={"description": json.dumps(_description(network))})  # one entry: their order is random
     read_back = load(content)
     assert all(torch.equal(read_back[name], weight) for name, weight in weights.items())
