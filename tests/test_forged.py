@@ -162,6 +162,13 @@ def test_no_part_of_an_archive_is_loaded_that_was_not_looked_at(finished: Path) 
             load_network(Path(name))
 
 
+def test_weights_that_share_their_memory_are_exported(finished: Path) -> None:
+    checkpoint = read_checkpoint(find_checkpoint(finished))
+    checkpoint["state_dict"]["mlp.layers.1.bias"] = checkpoint["state_dict"]["mlp.layers.0.bias"][:32]
+    torch.save(checkpoint, "shared.ckpt")
+    assert typed(["export", "shared.ckpt", "--to", "shared.safetensors"]) == (0, "")
+
+
 def test_a_picture_inside_a_picture_runs_no_program(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An IPTC file may hold a picture of any format; PostScript is decoded by the program gs."""
     Path("bin").mkdir()

@@ -141,6 +141,6 @@ def safetensors_content(network: "TrainedNetwork") -> tuple[bytes, str]:
     """The weights as a safetensors file, with their description in its metadata; and a sentence about them."""
     from safetensors.torch import save
 
-    weights = {name: weight.contiguous() for name, weight in network.mlp.state_dict().items()}
+    weights = {name: weight.clone() for name, weight in network.mlp.state_dict().items()}  # a checkpoint's may share memory
     content = save(weights, metadata={"description": json.dumps(_description(network))})  # one entry: their order is random
     return content, f"{sum(weight.numel() for weight in weights.values()):,} weights and biases, bit for bit."
