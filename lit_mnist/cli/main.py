@@ -59,8 +59,6 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     if args is None:
         _open_missing_streams()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding holds
     command, *options = [*(sys.argv[1:] if args is None else args)] or [""]
     if command in ("", "-h", "--help", "help"):
         print(USAGE)
@@ -93,6 +91,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: Sequence[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding holds
     if command == "fit":
         _announce(options)
     module, function = COMMANDS[command][0].split(":")

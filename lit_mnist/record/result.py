@@ -35,7 +35,7 @@ SMALLEST_LR, LARGEST_LR = 1e-39, LARGEST_LOSS  # exclusive and inclusive
 BOUNDS = {"lr": (SMALLEST_LR, LARGEST_LR), "batch_size": (0, 2**31), "classes": (1, 2**31)}
 BOUNDS |= {"train_size": (-1, 2**31), "max_epochs": (-2, 2**31), "steps_per_epoch": (-1, 2**53)}
 OPTIONAL: dict[str, Any] = {"classes": 10, "train_size": 0, "max_epochs": 0, "steps_per_epoch": 0}
-LARGEST_RESULT = 16 * 2**20  # bytes
+LARGEST_RESULT = 4 * 2**20  # bytes; one of a thousand epochs has half of it
 DEEPEST = 8  # of nested lists and mappings in `hyperparameters`
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
