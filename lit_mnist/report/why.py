@@ -6,6 +6,8 @@ from functools import partial
 from itertools import combinations, pairwise
 from statistics import median
 
+from matplotlib.ticker import LogLocator
+
 from lit_mnist.record.result import guessing
 from lit_mnist.report.drawing import INK, Drawing, Palette, canvas, to_svg
 from lit_mnist.report.experiments import Group, Sweep
@@ -215,6 +217,8 @@ def _draw(file: str, label: str, xlabel: str, curves: Mapping[Group, Sequence[Po
             axes.axhline(1, color=INK, linewidth=0.9, linestyle="dashed")
         if file != "active":
             logarithmic(axes)
+        if xlabel == "epoch":
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}" if xlabel == "epoch" else "{x:,.0f}")
         if len(values) <= MANY:
             axes.legend(fontsize=8, handlelength=1.6)
