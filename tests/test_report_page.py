@@ -1,6 +1,7 @@
 """The page: short, one file, without requests, and what its first screen says of the committed runs."""
 
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -118,4 +119,4 @@ def test_every_figure_of_the_markdown_is_a_file(folder: Path) -> None:
 def test_markdown_and_page_say_the_same(folder: Path, page: str) -> None:
     text = re.sub(r"\\(.)", r"\1", (folder / "report.md").read_text())
     for item in re.findall(r"<li>([^<]*)</li>", page):
-        assert f"- {item.replace('&#39;', chr(39)).replace('&#34;', chr(34))}" in text
+        assert f"- {unescape(item)}" in text

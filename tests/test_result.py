@@ -109,7 +109,7 @@ def test_a_run_without_a_result_is_not_finished(tmp_path: Path) -> None:
         ("diverged", {"epoch": 1, "step": 2}, "diverged: must be given for the outcome diverged"),
         ("hyperparameters", {"lr": 0.1}, "hyperparameters: batch_size must be a number above 0"),
         ("hyperparameters", {"lr": True, "batch_size": 8}, "hyperparameters: lr must"),
-        ("hyperparameters", {"lr": 0.1, "batch_size": int("9" * 400)}, "hyperparameters: a number is too large"),
+        ("hyperparameters", {"lr": 0.1, "batch_size": int("9" * 400)}, "hyperparameters: a value is too large"),
         ("hyperparameters", {"lr": 0.1, "batch_size": 8, "classes": 1}, "hyperparameters: classes must"),
         ("hyperparameters", {"lr": 5e-324, "batch_size": 8}, "hyperparameters: lr must be a number above 1e-39"),
         ("hyperparameters", {"lr": 0.1, "batch_size": 8, "train_size": None}, "hyperparameters: train_size must"),

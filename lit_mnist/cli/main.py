@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 bad input, 3 diverged, 130 Ctrl-C, 143 SIGTERM, 1 anything else.
     """
     if args is None:
-        _open_missing_streams()
+        _prepare_streams()
     command, *options = [*(sys.argv[1:] if args is None else args)] or [""]
     if command in ("", "-h", "--help", "help"):
         print(USAGE)
@@ -91,8 +91,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, options: Sequence[str]) -> int:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding holds
     if command == "fit":
         _announce(options)
     module, function = COMMANDS[command][0].split(":")
@@ -105,11 +103,13 @@ def _run(command: str, options: Sequence[str]) -> int:
     return code
 
 
-def _open_missing_streams() -> None:
+def _prepare_streams() -> None:
     """Opens a null device for each closed standard stream, whose number the next file to be opened would get otherwise."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(descriptor)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be what no encoding holds
 
 
 def _announce(options: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_mnist.cli import DONE, Parser
 from lit_mnist.record.atomic import beginning, write_atomically
+from lit_mnist.record.printable import one_line
 
 MAKER_OF_PAGE = "made by lit_mnist explain"  # in every page: a file that does not hold it is never overwritten
 
@@ -38,5 +39,5 @@ def main(arguments: Sequence[str]) -> int:
     print(*said, sep="\n")
     if html:
         write_atomically(path, html.encode())
-        print(path)
+        print(one_line(str(path)))
     return DONE

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lit_mnist.cli import DONE, FAILED, Parser
 from lit_mnist.record.atomic import beginning, write_atomically
+from lit_mnist.record.printable import one_line
 from lit_mnist.report.experiments import Group, group_runs
 from lit_mnist.report.load import read_folders
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     path, problems = write_report(options.folders, options.out)
     for problem in problems:
         print(f"lit_mnist: {problem}", file=sys.stderr)
-    print(path)
+    print(one_line(str(path)))
     return FAILED if problems else DONE
 
 

@@ -91,12 +91,13 @@ def best(groups: Sequence[Group], quantity: Quantity, label: Callable[[Group], s
             close.append(f"{label(each)} ({quantity.median_text(each)}{counted}; {_range(change, quantity)})")
     name, word = quantity.name.capitalize(), "lowest" if quantity.is_loss else "highest"
     value = f"{quantity.median_text(first)}{_counted(first, quantity)}"
-    said = f"{name} is {word} {label(first)}: {value}. It is "
-    if close:
-        said = f"{name} is {word} {label(first)} ({value}) or {' or '.join(close)}: too close to tell."
-        said += f" Compared with that {label(first)}, it is "
     told = apart + ([f"{listed(unknown)} (too few runs for an interval)"] if unknown else [])
-    return f"{said}{listed(told)}." if told else said[: said.rindex(" Compared")]
+    if not close:
+        return f"{name} is {word} {label(first)}: {value}. It is {listed(told)}."
+    tie = f"{name} is {word} {label(first)} ({value}) or {' or '.join(close)}"
+    if not told:
+        return f"{tie}: too close to tell."
+    return f"{tie}. It is {listed(told)} {'as' if quantity.is_loss else 'than'} {label(first)}."
 
 
 def changes(sweep: Sweep, quantity: Quantity) -> str:
