@@ -121,12 +121,13 @@ def killed(start: Start, folder: Path, kills: int, seconds: float, chance: rando
         chosen = chance.choice(victims)
         chosen.send(signal.SIGKILL)
         code = chosen.wait()
+        if code == 0:  # it was done before it could be killed
+            assert not any(victim.wait() for victim in victims), [victim.stderr for victim in victims]
+            return done
         for victim in victims:  # one that has lost another ends by itself; torchrun sends this, too
             victim.send(signal.SIGTERM)
             victim.wait()
             assert "Traceback" not in victim.stderr, victim.stderr
-        if code == 0:
-            return done
         assert code == -signal.SIGKILL, chosen.stderr
         done += 1
 

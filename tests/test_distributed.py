@@ -130,6 +130,17 @@ def test_a_signal_to_both_ends_both_with_one_sentence(tmp_path: Path) -> None:
     assert pair.complaints[1] == ""
 
 
+def test_a_signal_ends_a_process_that_waits_for_a_first_one_that_is_gone(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.send(signal.SIGKILL, [0])
+    pair.members[0].wait()
+    time.sleep(8)  # until it waits, in C++
+    began = time.monotonic()
+    pair.send(signal.SIGTERM, [1])
+    assert pair.members[1].wait() in (143, -signal.SIGTERM)
+    assert time.monotonic() - began < 2
+
+
 def test_divergence_ends_both(tmp_path: Path) -> None:
     pair = Pair(tmp_path, "--model.lr", "1e20")
     assert pair.wait()[0] == 3, pair.complaints

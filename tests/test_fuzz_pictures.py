@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pictures import enlarged, on_paper, write_huge_png
 from PIL import Image
 
+from lit_mnist.cli.main import main
 from lit_mnist.datasets.files import load
 from lit_mnist.record.printable import csv_cell, one_line
 
@@ -43,7 +44,7 @@ def predict(run: Path, *names: str) -> tuple[int, str, dict[str, dict[str, str]]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     small = ("--data.train_size", "6000", "--trainer.max_epochs", "1", "--threads", "1")
-    assert typed(["fit", "--config", "lr0.1", "--run_dir", str(folder), *small])[0] == 0
+    assert main(["fit", "--config", "lr0.1", "--run_dir", str(folder), *small]) == 0
     return folder
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-from lit_mnist.training.signals import end_with_parent
+from lit_mnist.training.signals import end_with_parent, ending_on_signals
 
 HANDED_OVER = "LIT_MNIST_RUN"  # in the environment of the processes that Lightning's launcher starts
 
@@ -52,7 +52,8 @@ def in_first(plan: Callable[[], list[Any]], devices: int) -> list[Any]:
 def _broadcast(plan: Callable[[], list[Any]]) -> list[Any]:
     if not dist.is_initialized():
         # by its name, from which Lightning knows that it must divide sums itself: gloo has no mean
-        dist.init_process_group(None if torch.cuda.is_available() else "gloo")
+        with ending_on_signals():  # it waits for the first process, which may be gone
+            dist.init_process_group(None if torch.cuda.is_available() else "gloo")
     made: list[Any] = [None, ""]
     if dist.get_rank() == 0:
         try:

@@ -60,6 +60,20 @@ def stop_on_signals() -> None:
             signal.signal(number, handle)
 
 
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Makes signals end the process at once within the block: for a wait in C++, which calls no handler of Python's."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: handler for number in SIGNALS if is_main and callable(handler := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def end_with_parent(parent: int) -> None:
     """Ends this process with its parent process, on Linux; elsewhere only if the parent is gone by now.
 
