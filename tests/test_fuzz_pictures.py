@@ -82,7 +82,9 @@ def write_picture(path: Path, draw: Draw) -> None:
     try:
         picture.save(file, draw(st.sampled_from(sorted(Image.SAVE)), "format"), **draw(st.sampled_from(OPTIONS), "options"))
     except Exception:  # each format refuses in its own way what it cannot hold
-        picture.convert("L").save(file, draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), "usual format"))
+        Image.linear_gradient("L").resize(picture.size).save(
+            file, draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]), "usual format")
+        )
     content = file.getvalue()
     how = draw(st.sampled_from(["damaged", "damaged", "cut", "whole"]), "how")
     if how == "damaged":
