@@ -212,7 +212,6 @@ class Recorder(Checkpoint):
                     self.events.add_scalar(f"instruments/{name}", value, int(measured["step"]), when)
 
 
-@torch.inference_mode()
 def measurements(trainer: pl.Trainer) -> list[dict[str, float]]:
     """Returns what an `Instruments` among the callbacks has measured so far."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
@@ -220,6 +219,7 @@ def measurements(trainer: pl.Trainer) -> list[dict[str, float]]:
     return next(found, [])
 
 
+@torch.inference_mode()
 def evaluate(trainer: pl.Trainer, module: LitMLP, batches: Iterable[Batch]) -> tuple[float, float]:
     """Measures loss (nats) and accuracy (fraction) over all images of `batches`, each once, in eval mode.
 
