@@ -22,7 +22,7 @@ from lit_mnist.mlp import MLP
 from lit_mnist.record.checkpoint import load_network, mapping_in, read_checkpoint
 from lit_mnist.record.folder import RunFolder
 from lit_mnist.record.printable import one_line
-from lit_mnist.record.result import RISEN, Result, calm_until, guessing, read_result
+from lit_mnist.record.result import LIMITS, RISEN, Result, calm_until, guessing, read_result
 
 MOST_WEIGHTS = 2**26  # of a network made again from its seed; the default one has 2**19
 PLAIN: dict[str, Any] = {"precision": "32-true", "devices_with_own_batches": 1, "callbacks": []}  # what a replay repeats
@@ -162,8 +162,7 @@ def _check_same_run(result: Result, checkpoint: dict[str, Any], path: Path) -> N
     name, step = one_line(str(path)), int(path.stem.removeprefix("step="))
     experiment = mapping_in(checkpoint, "callbacks", "Recorder", "experiment")
     ours = result.hyperparameters | {"seed": result.seed, "data_sha256": result.data_sha256}
-    limits = {"max_epochs", "max_steps"}  # which a run that was resumed may have raised
-    if not experiment or any(ours.get(key) != experiment[key] for key in experiment.keys() - limits):
+    if not experiment or any(ours.get(key) != experiment[key] for key in experiment.keys() - set(LIMITS)):
         raise ValueError(f"{name} is of another run than the result beside it; train the run again.")
     if checkpoint.get("global_step") != step or (result.failed and step % result.steps_per_epoch):
         raise ValueError(f"{name} was not saved by fit at the end of an epoch after {step} steps; it was altered.")

@@ -35,6 +35,7 @@ SMALLEST_LR, LARGEST_LR = 1e-39, LARGEST_LOSS  # exclusive and inclusive
 BOUNDS = {"lr": (SMALLEST_LR, LARGEST_LR), "batch_size": (0, 2**31), "classes": (1, 2**31)}
 BOUNDS |= {"train_size": (-1, 2**31), "max_epochs": (-2, 2**31), "steps_per_epoch": (-1, 2**53)}
 OPTIONAL: dict[str, Any] = {"classes": 10, "train_size": 0, "max_epochs": 0, "steps_per_epoch": 0}
+LIMITS = ("max_epochs", "max_steps")  # hyperparameters that a resumed run may have raised, but not below where it was
 LARGEST_RESULT = 4 * 2**20  # bytes; one of a thousand epochs has half of it
 DEEPEST = 8  # of nested lists and mappings in `hyperparameters`
 

@@ -15,10 +15,9 @@ import pytorch_lightning as pl
 from lit_mnist.data import EXPERIMENT, MNISTDataModule
 from lit_mnist.lit_mlp import LitMLP
 from lit_mnist.record.provenance import machine, versions
-from lit_mnist.record.result import Count, Fraction, Number, Text, Word
+from lit_mnist.record.result import LIMITS, Count, Fraction, Number, Text, Word
 
 CHECKPOINT_FORMAT = 2  # 1: version 1.0, which resumed within epochs
-LIMITS = ("max_epochs", "max_steps")  # a run may be made longer, but not shorter than it is
 
 
 def now() -> str:
