@@ -1,6 +1,7 @@
 """The LightningModule: the loss, the metrics, plain SGD, and what is logged."""
 
 from collections.abc import Sequence
+from math import nan
 from operator import index
 from typing import Any, cast
 
@@ -33,6 +34,9 @@ class LitMLP(pl.LightningModule):
     Raises:
         ValueError: An argument is out of range.
     """
+
+    # TorchScript has no Trainer, and reads the names as Lightning gives them, from the class
+    __jit_unused_properties__ = [*pl.LightningModule.__jit_unused_properties__, "epoch_loss"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -67,6 +71,11 @@ class LitMLP(pl.LightningModule):
     def batch_loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Computes what SGD minimises, the mean cross-entropy of a mini-batch in nats; override it for another loss."""
         return F.cross_entropy(self(images), labels)
+
+    @property
+    def epoch_loss(self) -> float:
+        """The training loss of the epoch that ended last, in nats; nan before the first."""
+        return float(self.trainer.callback_metrics.get("train/loss", nan))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | dict[str, Tensor]:
         images, labels = batch

@@ -65,6 +65,7 @@ def test_plain_and_in_blocks_of_any_size_train_the_bits_of_the_plain_loop(batch_
         assert weights(model) == weights_sha256(mlp.state_dict())
         assert trainer.global_step == len(losses)
         assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(epoch_loss, rel=1e-6)
+        assert model.epoch_loss == float(trainer.callback_metrics["train/loss"])
 
 
 class Smoothed(LitMLP):
