@@ -78,6 +78,14 @@ def test_changes_in_one_direction_are_told_together(tmp_path: Path) -> None:
     assert ") from 0.01 to 0.2 and " + rises in section
 
 
+def test_a_change_without_an_interval_is_told_apart_from_one_that_is_not_seen(tmp_path: Path) -> None:
+    for lr, losses in ((0.1, [0.1, 0.11, 0.12]), (0.2, [0.1, 0.11, 0.12]), (0.4, [0.5])):
+        write_runs(tmp_path, f"lr{lr}", losses, lr=lr)
+    _, section = sentences(tmp_path)
+    assert "does not change beyond its uncertainty from 0.1 to 0.2 (" in section
+    assert "goes from 0.110 to 0.500 from 0.2 to 0.4 (too few runs for an interval)" in section
+
+
 def test_levels_with_the_same_share_of_failures_are_counted_together(tmp_path: Path) -> None:
     for lr, fails in ((0.01, 0), (0.1, 0), (1.0, 8)):
         write_runs(tmp_path, f"lr{lr}", [0.1 + 0.001 * index for index in range(10 - fails)], fails, lr=lr)

@@ -104,7 +104,7 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
     """States the changes along the levels, those in one direction together, which is named where the interval excludes 0."""
     measured = [each for each in sweep.groups if quantity.values(each)]
     clauses = []
-    for _, stretch in groupby(pairwise(measured), lambda pair: quantity.compare(*pair).direction):
+    for _, stretch in groupby(pairwise(measured), lambda pair: _kind(quantity.compare(*pair))):
         pairs = list(stretch)
         first, second = pairs[0][0], pairs[-1][1]
         where, change = f"from {sweep.level(first)} to {sweep.level(second)}", quantity.compare(first, second)
@@ -120,6 +120,10 @@ def changes(sweep: Sweep, quantity: Quantity) -> str:
     counts = [f"{text[2:]} at {sweep.level(each)}" for each in measured if (text := _counted(each, quantity))]
     counting = f" (counting {listed(counts)})" if counts else ""
     return f"{quantity.name.capitalize()}{counting} {listed(clauses)}." if clauses else ""
+
+
+def _kind(change: Difference) -> int | None:
+    return change.direction if change.known else None
 
 
 def per_image_and_step(sweep: Sweep) -> str:
