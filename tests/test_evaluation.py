@@ -4,10 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
+import torch
 from remains import result_of
 
+from lit_mnist import LitMLP
 from lit_mnist.cli.main import main
 from lit_mnist.record.folder import RunFolder
+from lit_mnist.training.recorder import evaluate
 
 SMALL = ("--model.hidden", "[64,32]", "--data.train_size", "640", "--data.val_size", "500", "--trainer.max_epochs", "2")
 
@@ -91,3 +95,11 @@ def test_images_that_were_trained_on_are_not_validated_on(
 ) -> None:
     assert main(["validate", "--ckpt_path", str(run), *option]) == 2
     assert "may have seen these images" in capsys.readouterr().err
+
+
+def test_evaluation_keeps_nothing_for_a_backward_pass() -> None:
+    kept, module = [], LitMLP(hidden=(8,))
+    module.mlp.register_forward_hook(lambda *_: kept.append(torch.is_grad_enabled()))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    evaluate(trainer, module, [(torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64))])
+    assert kept == [False]
